@@ -1,0 +1,58 @@
+"""``main.py loadtest``: measure the engine against the simulated venue, beside its baselines."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from engine.cli.common import complain, emit
+from engine.cli.engine import loop_factory
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add = parser.add_argument
+    add("--accounts", type=_count, default=200, metavar="N", help="accounts, one order each (200)")
+    add("--signals", type=_count, default=50, metavar="N", help="signals, one after the other (50)")
+    add(
+        "--rate",
+        type=float,
+        default=0.0,
+        metavar="R",
+        help="signals a second (as fast as they are answered)",
+    )
+    add("--dialect", choices=("alpaca", "binance", "oanda", "kite"), default="alpaca")
+    add("--tls", action="store_true", help="over TLS")
+    add("--compare", default="floor", metavar="LIST", help="floor,httpx,aiohttp (floor); none")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 100000")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run and print; return the exit status."""
+    from engine.loadtest.baselines import BASELINES
+    from engine.loadtest.driver import LoadPlan, measure
+    from engine.loadtest.report import as_text, summarise
+
+    names = tuple(name for name in args.compare.split(",") if name and name != "none")
+    unknown = [name for name in names if name not in BASELINES]
+    if unknown:
+        complain(f"--compare {unknown[0]}: expected some of {', '.join(BASELINES)}")
+        return 2
+    if args.tls or args.dialect != "alpaca":
+        what = "--tls" if args.tls else f"--dialect {args.dialect}"
+        complain(f"loadtest {what} comes with a later version; alpaca without TLS is ready")
+        return 1
+    plan = LoadPlan(args.accounts, args.signals, args.rate, args.dialect, names)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        report = summarise(plan, runner.run(measure(plan)))
+    if args.json:
+        emit(report)
+    else:
+        print(as_text(report))
+    return 0

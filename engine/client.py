@@ -1,0 +1,104 @@
+"""What a front end sees of the engine: rows coming in, commands going out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Protocol
+
+from engine.model.enums import ConnectionState
+from engine.model.numbers import to_text
+
+if TYPE_CHECKING:
+    from engine.client_local import LocalEngine
+
+Row = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+class EngineListener(Protocol):
+    """Takes what the engine says; called on the front end's loop."""
+
+    def on_snapshot(self, tables: dict[str, list[Row]]) -> None:
+        """Replace everything known (first connection, reconnection, gap)."""
+        ...
+
+    def on_batch(self, changes: dict[str, list[Row]], removed: dict[str, list[str]]) -> None:
+        """Take changed rows and removed keys, per table (engine.model.tables)."""
+        ...
+
+    def on_link(self, state: ConnectionState, text: str) -> None:
+        """Take the state of the link; rows known so far are stale unless connected."""
+        ...
+
+
+class EngineClient(Protocol):
+    """A link to one engine, in this process or over a WebSocket."""
+
+    async def start(self, listener: EngineListener) -> None:
+        """Connect and keep connected until ``stop``; returns at once, the listener hears."""
+        ...
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        ...
+
+    async def command(self, command: str, **fields: Any) -> dict[str, Any]:
+        """Carry out an operator's command (engine.model.commands); the id is made here.
+
+        Raises:
+            CommandRefused: the engine says no (code and sentence), or cannot be reached
+                (code ``NO_ENGINE``).
+        """
+        ...
+
+    async def send_signal(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Send a signal (schema v1); returns ``{"signal_id","state","code"?}``.
+
+        Raises:
+            CommandRefused: with the code and sentence of the refusal.
+        """
+        ...
+
+    async def signal_detail(self, key: str) -> dict[str, Any]:
+        """Return one signal (``source/id``) with its rows per account and its trace.
+
+        Raises:
+            CommandRefused: no such signal, or the engine cannot be reached.
+        """
+        ...
+
+
+def tell(call: Callable[..., None], *facts: object) -> None:
+    """Tell a listener something; a mistake of its own must not end the link."""
+    try:
+        call(*facts)
+    except Exception:
+        log.exception("a listener of the engine failed")
+
+
+def exact(value: object) -> str:
+    """Write what JSON has no type for: decimals as text."""
+    if isinstance(value, Decimal):
+        return to_text(value)
+    raise TypeError(f"{type(value).__name__} cannot be sent")
+
+
+def remote_client(url: str, token: str) -> EngineClient:
+    """Return a client of the engine at ``url`` (``ws://HOST:PORT`` or ``http://HOST:PORT``).
+
+    Raises:
+        ConfigError: ``url`` is no such address.
+    """
+    from engine.client_remote import RemoteClient
+
+    return RemoteClient(url, token)
+
+
+def local_client(engine: LocalEngine) -> EngineClient:
+    """Return a client of an engine that runs in this process and on this loop."""
+    from engine.client_local import LocalClient
+
+    return LocalClient(engine)

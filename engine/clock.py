@@ -1,0 +1,37 @@
+"""The one place that reads clocks: monotonic nanoseconds for intervals, aware UTC for stamps."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the engine needs of time; a test or a simulation brings its own."""
+
+    def now(self) -> datetime:
+        """Return the wall clock as aware UTC."""
+        ...
+
+    def monotonic_ns(self) -> int:
+        """Return nanoseconds on a clock that never steps."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    __slots__ = ()
+
+    def now(self) -> datetime:
+        """Return the wall clock as aware UTC."""
+        return datetime.now(UTC)
+
+    monotonic_ns = staticmethod(time.monotonic_ns)
+
+
+def rfc3339(moment: datetime) -> str:
+    """Write an aware stamp as RFC 3339 in UTC with microseconds and ``Z``."""
+    # Half a microsecond; strftime takes eight.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -1,0 +1,118 @@
+"""Every order we know, and the one road reports take: order → position → journal → feed."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from engine.clock import Clock
+from engine.errors import InvariantError
+from engine.model.account_state import AccountState
+from engine.model.enums import ExecType
+from engine.model.messages import ExecutionReport, Fill
+from engine.model.order import Order
+
+log = logging.getLogger(__name__)
+
+MOST_DONE = 5_000
+MOST_FILLS = 2_000
+
+
+class OrderManager:
+    """Orders by ClOrdID and by the broker's id; the newest finished ones stay for the desk."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        states: dict[str, AccountState],
+        on_change: Callable[[Order, ExecutionReport | None], None],
+        on_fill: Callable[[Fill, Order], None],
+        on_broken: Callable[[str, str], None],
+    ) -> None:
+        self._clock = clock
+        self._states = states
+        self._on_change = on_change
+        self._on_fill = on_fill
+        self._on_broken = on_broken
+        self.orders: dict[str, Order] = {}
+        self._by_order_id: dict[tuple[str, str], str] = {}
+        self._done: deque[str] = deque()
+        self.fills: deque[Fill] = deque(maxlen=MOST_FILLS)
+
+    def load(self, orders: Iterable[Order], fills: Iterable[Fill]) -> None:
+        """Take orders and fills as they were before a restart."""
+        for order in orders:
+            self._keep(order)
+            if order.status.terminal:
+                self._done.append(order.cl_ord_id)
+        self.fills.extend(fills)
+
+    def add(self, order: Order) -> None:
+        """Take a new order, before it is dispatched."""
+        self._keep(order)
+
+    def _keep(self, order: Order) -> None:
+        self.orders[order.cl_ord_id] = order
+        if order.order_id:
+            self._by_order_id[order.account, order.order_id] = order.cl_ord_id
+        if order.status.working and (state := self._states.get(order.account)):
+            state.working[order.cl_ord_id] = order
+
+    def find(self, report: ExecutionReport) -> Order | None:
+        """Return the order a report speaks of."""
+        order = self.orders.get(report.cl_ord_id)
+        if order is None and report.order_id:
+            ours = self._by_order_id.get((report.account, report.order_id))
+            order = self.orders.get(ours) if ours else None
+        return order
+
+    def apply(self, report: ExecutionReport) -> Order | None:
+        """Take in one report; return its order, or ``None`` when it is not one of ours."""
+        order = self.find(report)
+        if order is None:
+            return None
+        if order.account != report.account:
+            # Another account's data under this one (I14): never apply it.
+            self._on_broken(
+                report.account, f"a report for {order.account}'s order {order.cl_ord_id}"
+            )
+            return None
+        if report.exec_type is ExecType.UNSENT:
+            self._on_change(order, report)
+            return order
+        try:
+            fill = order.apply(report, self._clock.now())
+        except InvariantError as error:
+            self._on_broken(order.account, str(error))
+            return order
+        if order.order_id:
+            self._by_order_id[order.account, order.order_id] = order.cl_ord_id
+        if fill is not None:
+            self.fills.append(fill)
+            self._on_fill(fill, order)
+        self._changed(order, report)
+        return order
+
+    def deny(self, order: Order, code: str, text: str) -> None:
+        """Close an order that never left."""
+        order.deny(code, text, self._clock.now())
+        self._changed(order, None)
+
+    def _changed(self, order: Order, report: ExecutionReport | None) -> None:
+        if order.status.terminal:
+            state = self._states.get(order.account)
+            if state is not None and state.working.pop(order.cl_ord_id, None) is not None:
+                self._done.append(order.cl_ord_id)
+                self._evict()
+        self._on_change(order, report)
+
+    def _evict(self) -> None:
+        while len(self._done) > MOST_DONE:
+            order = self.orders.pop(self._done.popleft(), None)
+            if order is not None and order.order_id:
+                self._by_order_id.pop((order.account, order.order_id), None)
+
+    def working(self) -> list[Order]:
+        """Return every order that may still fill."""
+        return [order for state in self._states.values() for order in state.working.values()]

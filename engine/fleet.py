@@ -1,0 +1,326 @@
+"""The accounts at work: their states, sessions and lanes, kept in step with the account store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from engine.clock import Clock
+from engine.config import Config
+from engine.errors import BrokerError, ConfigError
+from engine.execution.dispatcher import Dispatcher
+from engine.execution.lane import Denied, Gate, Lane
+from engine.execution.rate_limit import RateLimit, TokenBucket
+from engine.model.account import Account
+from engine.model.account_state import AccountState
+from engine.model.enums import ConnectionState, OrderType, TimeInForce
+from engine.model.numbers import ZERO
+from engine.portfolio.position_keeper import PositionKeeper
+from engine.ports import AccountStore, BrokerAdapter, BrokerSession, BrokerSink, Vault
+
+log = logging.getLogger(__name__)
+
+BALANCES_EVERY_NS = 15_000_000_000
+BALANCES_AFTER_FILL_NS = 3_000_000_000
+READ_AT_ONCE = 4
+READ_PAUSE_S = 0.2
+MOST_AT_ONCE = 32
+
+
+@dataclass(slots=True)
+class FleetHooks:
+    """What the fleet tells the engine."""
+
+    changed: Callable[[str], None]  # an account's row changed
+    accounts_changed: Callable[[], None]  # who follows what changed
+    connected: Callable[[AccountState], None]  # a session came up: reconcile
+    alert: Callable[[str, str, str, str], None]  # severity, code, account, text
+
+
+class Fleet:
+    """Every account's state, session and lane."""
+
+    def __init__(  # noqa: PLR0913 (what accounts hang on)
+        self,
+        *,
+        config: Config,
+        clock: Clock,
+        store: AccountStore,
+        vault: Vault,
+        make_adapter: Callable[[str], BrokerAdapter],
+        keeper: PositionKeeper,
+        dispatcher: Dispatcher,
+        sink: BrokerSink,
+        gate: Gate,
+        denied: Denied,
+        hooks: FleetHooks,
+    ) -> None:
+        self._clock = clock
+        self.store = store
+        self._vault = vault
+        self._make_adapter = make_adapter
+        self._keeper = keeper
+        self._dispatcher = dispatcher
+        self._sink = sink
+        self._gate = gate
+        self._denied = denied
+        self._hooks = hooks
+        rate = config.limits.max_orders_per_second
+        self._firm = TokenBucket(rate, rate, clock.monotonic_ns())
+        self.states: dict[str, AccountState] = {}
+        self.sessions: dict[str, BrokerSession] = {}
+        self.usable_brokers: set[str] = set()  # those with at least one usable account
+        self._adapters: dict[str, BrokerAdapter] = {}
+        self._due_ns: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting = asyncio.Semaphore(MOST_AT_ONCE)
+        self._reloading = asyncio.Lock()
+
+    # ---- life ------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Read the accounts; nothing connects yet."""
+        await self.store.open()
+        for account in await self.store.load():
+            self.states[account.id] = AccountState(account)
+        self._report_problems()
+
+    async def start(self) -> None:
+        """Connect every account that is on, and follow the store."""
+        for state in self.states.values():
+            self._open(state)
+        self._spawn(self.store.watch(self._reload), "watch-accounts")
+        self._spawn(self._refresh_balances(), "balances")
+
+    async def stop(self) -> None:
+        """Disconnect everything."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for lane in self._dispatcher.lanes.values():
+            lane.close()
+        await asyncio.gather(
+            *(session.stop() for session in self.sessions.values()), return_exceptions=True
+        )
+        for adapter in self._adapters.values():
+            await adapter.close()
+        await self.store.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)
+            self._hooks.alert("critical", "INTERNAL", "", f"{task.get_name()} failed: {error}")
+
+    # ---- sessions ----------------------------------------------------------------------------------------------
+
+    def _open(self, state: AccountState) -> None:
+        """Make an account's session and lane, and start connecting."""
+        try:
+            adapter = self._adapter(state.account.broker)
+            credentials = {
+                name: self._vault.reveal(state.id, name, secret.get_secret_value())
+                for name, secret in state.account.credentials.items()
+            }
+            session = adapter.session(state.account, credentials, self._sink)
+        except ConfigError as error:
+            self._set_connection(state, ConnectionState.ERROR, str(error))
+            self._hooks.alert("warning", "NOT_CONNECTED", state.id, str(error))
+            return
+        self.sessions[state.id] = session
+        now = self._clock.monotonic_ns()
+        broker = adapter.capabilities
+        buckets = [TokenBucket(broker.max_orders_per_second, broker.burst, now), self._firm]
+        own = state.account.limits.max_orders_per_second
+        if own is not None:
+            buckets.append(TokenBucket(own, own, now))
+        limit = RateLimit(*buckets)
+        self._dispatcher.lanes[state.id] = Lane(
+            session, limit, self._clock, self._gate, self._denied
+        )
+        self._spawn(self._connect(state, session), f"connect-{state.id}")
+
+    def _adapter(self, broker: str) -> BrokerAdapter:
+        adapter = self._adapters.get(broker)
+        if adapter is None:
+            adapter = self._adapters[broker] = self._make_adapter(broker)
+        return adapter
+
+    async def _connect(self, state: AccountState, session: BrokerSession) -> None:
+        async with self._starting:
+            self._set_connection(state, ConnectionState.CONNECTING, "")
+            try:
+                await session.start()
+            except BrokerError as error:
+                self._set_connection(state, ConnectionState.ERROR, str(error))
+                self._hooks.alert("warning", "NOT_CONNECTED", state.id, str(error))
+
+    async def _close(self, account_id: str) -> None:
+        lane = self._dispatcher.lanes.pop(account_id, None)
+        if lane is not None:
+            lane.deny_all("INACTIVE", "the account was taken out of service")
+            lane.close()
+        session = self.sessions.pop(account_id, None)
+        if session is not None:
+            await session.stop()
+
+    def on_connection(self, account_id: str, connection: ConnectionState, text: str) -> None:
+        """Take a session's new state."""
+        state = self.states.get(account_id)
+        if state is None:
+            return
+        before = state.connection
+        self._set_connection(state, connection, text)
+        if connection in {ConnectionState.CONNECTED, ConnectionState.DEGRADED}:
+            self._due_ns[account_id] = 0
+            if connection is ConnectionState.CONNECTED and before is not ConnectionState.CONNECTED:
+                self._hooks.connected(state)
+            lane = self._dispatcher.lanes.get(account_id)
+            if lane is not None:
+                lane.pump()
+        elif before in {ConnectionState.CONNECTED, ConnectionState.DEGRADED}:
+            self._hooks.alert("warning", "NOT_CONNECTED", account_id, text or connection.value)
+
+    def _set_connection(self, state: AccountState, connection: ConnectionState, text: str) -> None:
+        state.connection = connection
+        state.connection_text = text
+        state.updated_at = self._clock.now()
+        self.usable_brokers = {s.account.broker for s in self.states.values() if s.usable}
+        if connection is ConnectionState.ERROR:
+            state.last_error = text
+        self._hooks.changed(state.id)
+
+    def session_of(self, broker: str) -> BrokerSession | None:
+        """Return any usable session of a broker."""
+        for state in self.states.values():
+            if state.account.broker == broker and state.usable:
+                return self.sessions.get(state.id)
+        return None
+
+    def one_session_per_venue(self) -> Iterable[BrokerSession]:
+        """Return one usable session for every broker and address (paper has no prices of its own to ask)."""
+        venues: dict[tuple[str, str | None], BrokerSession] = {}
+        for state in self.states.values():
+            if state.usable and state.account.broker != "paper":
+                session = self.sessions.get(state.id)
+                if session is not None:
+                    venues.setdefault((state.account.broker, state.account.base_url), session)
+        return venues.values()
+
+    def supports(self, broker: str, order_type: OrderType, time_in_force: TimeInForce) -> bool:
+        """Say whether a broker has an order type and time in force."""
+        adapter = self._adapters.get(broker)
+        if adapter is None:
+            return True
+        capabilities = adapter.capabilities
+        return (
+            order_type in capabilities.order_types and time_in_force in capabilities.time_in_force
+        )
+
+    # ---- following the store ---------------------------------------------------------------------------------
+
+    async def _reload(self, _ids: object) -> None:
+        await self.reload()
+
+    async def reload(self) -> int:
+        """Read the accounts again and take over what changed; return how many differ."""
+        async with self._reloading:
+            documents = {account.id: account for account in await self.store.load()}
+            changed = 0
+            for account_id in list(self.states):
+                if account_id not in documents:
+                    changed += await self._removed(account_id)
+            for account in documents.values():
+                changed += await self._put(account)
+            self._report_problems()
+            if changed:
+                self._hooks.accounts_changed()
+            return changed
+
+    async def _put(self, account: Account) -> int:
+        state = self.states.get(account.id)
+        if state is None:
+            state = self.states[account.id] = AccountState(account)
+            self._open(state)
+        elif state.account == account:
+            return 0
+        else:
+            before = state.account
+            state.update(account)
+            wire = ("broker", "environment", "base_url", "credentials", "limits")
+            if any(getattr(before, name) != getattr(account, name) for name in wire):
+                await self._close(account.id)
+                self._open(state)
+        self._hooks.changed(account.id)
+        return 1
+
+    async def _removed(self, account_id: str) -> int:
+        state = self.states[account_id]
+        if state.working:
+            # Its working orders are still managed; it takes no new ones.
+            if not state.account.active:
+                return 0
+            state.update(state.account.model_copy(update={"active": False}))
+            self._hooks.alert(
+                "warning",
+                "INACTIVE",
+                account_id,
+                "removed with working orders: kept until they are done",
+            )
+        else:
+            await self._close(account_id)
+            del self.states[account_id]
+        self._hooks.changed(account_id)
+        return 1
+
+    def _report_problems(self) -> None:
+        for account_id, text in self.store.problems().items():
+            self._hooks.alert("warning", "ACCOUNT_UNREADABLE", account_id, text)
+
+    # ---- money -------------------------------------------------------------------------------------------------
+
+    def balances_soon(self, account_id: str) -> None:
+        """Read an account's money again in a moment (after a fill)."""
+        due = self._clock.monotonic_ns() + BALANCES_AFTER_FILL_NS
+        if self._due_ns.get(account_id, 0) > due:
+            self._due_ns[account_id] = due
+
+    async def _refresh_balances(self) -> None:
+        """Read money in turn, a few at a time: looking must never crowd out an order."""
+        while True:
+            now = self._clock.monotonic_ns()
+            due = [
+                state
+                for state in self.states.values()
+                if state.usable and self._due_ns.get(state.id, 0) <= now
+            ]
+            first = [state for state in due if state.balances is None]
+            chosen = (first or due)[:READ_AT_ONCE]
+            for state in chosen:
+                self._due_ns[state.id] = now + BALANCES_EVERY_NS
+            await asyncio.gather(*(self.read_balances(state) for state in chosen))
+            await asyncio.sleep(0 if first else READ_PAUSE_S)
+
+    async def read_balances(self, state: AccountState) -> None:
+        """Read an account's money now; a failure is shown in its row."""
+        session = self.sessions.get(state.id)
+        if session is None:
+            return
+        try:
+            state.balances = await session.balances()
+        except BrokerError as error:
+            state.last_error = f"balances: {error}"
+        else:
+            state.balance_base = (
+                self._keeper.pnl(state.id).total if self._keeper.of(state.id) else ZERO
+            )
+        state.updated_at = self._clock.now()
+        self._hooks.changed(state.id)

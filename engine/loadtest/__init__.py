@@ -1,0 +1,1 @@
+"""Measured runs against the simulated venue, beside the honest baselines."""

@@ -1,0 +1,1 @@
+"""The words of the trade, pure: no I/O, no clock, no loop."""

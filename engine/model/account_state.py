@@ -1,0 +1,112 @@
+"""What the engine holds in memory about one account: its document, compiled, and its live facts."""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+from engine.model.account import Account, Hours
+from engine.model.enums import ConnectionState
+from engine.model.messages import Balances
+from engine.model.numbers import ZERO
+from engine.model.order import Order
+
+
+class TradingHours:
+    """An account's trading hours, ready to be asked."""
+
+    __slots__ = ("_close", "_open", "zone")
+
+    def __init__(self, hours: Hours) -> None:
+        self.zone = ZoneInfo(hours.zone)
+        self._open: time = hours.open
+        self._close: time = (
+            min(hours.close, hours.square_off)
+            if hours.square_off and hours.open < hours.close
+            else hours.close
+        )
+
+    def allows(self, now: datetime) -> bool:
+        """Say whether entries are allowed now: on weekdays, from open to close (or to square-off, if sooner)."""
+        local = now.astimezone(self.zone)
+        clock = local.time().replace(tzinfo=None)
+        if self._open <= self._close:
+            return local.weekday() < 5 and self._open <= clock < self._close
+        # A session over midnight belongs to the day it began on.
+        if clock >= self._open:
+            return local.weekday() in {0, 1, 2, 3, 6}
+        return local.weekday() < 5 and clock < self._close
+
+    def day(self, now: datetime) -> date:
+        """Return the session's date, in the account's own zone."""
+        return now.astimezone(self.zone).date()
+
+
+class AccountState:
+    """One account as the engine sees it now. Money in the account's currency."""
+
+    __slots__ = (
+        "account",
+        "all_strategies",
+        "all_symbols",
+        "balance_base",
+        "balances",
+        "connection",
+        "connection_text",
+        "day",
+        "day_baseline",
+        "hours",
+        "id",
+        "last_error",
+        "rejects",
+        "sizing_key",
+        "strategies",
+        "symbols",
+        "tags",
+        "updated_at",
+        "working",
+    )
+
+    def __init__(self, account: Account) -> None:
+        self.connection = ConnectionState.DISCONNECTED
+        self.connection_text = ""
+        self.balances: Balances | None = None
+        self.balance_base = ZERO  # our own total P&L when the balances were read
+        self.day: date | None = None
+        self.day_baseline = ZERO
+        self.last_error = ""
+        self.rejects = 0
+        self.working: dict[str, Order] = {}  # orders that may still fill, by ClOrdID
+        self.updated_at: datetime | None = None
+        self.update(account)
+
+    def update(self, account: Account) -> None:
+        """Take a changed document."""
+        self.account = account
+        self.id = account.id
+        self.all_strategies = "*" in account.strategies
+        self.all_symbols = "*" in account.symbols
+        self.strategies = frozenset(account.strategies)
+        self.symbols = frozenset(account.symbols)
+        self.tags = frozenset(account.tags)
+        sizing = account.sizing
+        # Accounts that size alike whatever their equity share one calculation a signal.
+        depends_on_equity = sizing.percent is not None
+        self.sizing_key = (
+            None
+            if depends_on_equity
+            else (account.broker, sizing.method, sizing.quantity, sizing.value, sizing.factor)
+        )
+        self.hours = TradingHours(account.hours) if account.hours else None
+
+    @property
+    def usable(self) -> bool:
+        """Say whether orders can be sent."""
+        return self.connection in {ConnectionState.CONNECTED, ConnectionState.DEGRADED}
+
+    def equity(self, total_pnl: Decimal) -> Decimal | None:
+        """Return equity now: the broker's last word plus what our positions have made since."""
+        if self.balances is None:
+            return None
+        return self.balances.equity + total_pnl - self.balance_base

@@ -1,0 +1,145 @@
+"""Every code a refusal may carry, what it means and whether an operator may force past it.
+
+Codes are stable: programs match on them. ``soft`` codes may be forced one order at a time with a reason;
+hard ones need a changed limit, a mended connection or a fresh signal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CodeInfo:
+    """One code for people: a title for a column, an explanation for a tooltip."""
+
+    title: str
+    explanation: str
+    soft: bool = False
+
+
+CODES: dict[str, CodeInfo] = {
+    # the signal itself
+    "STALE": CodeInfo(
+        "Too old",
+        "The signal was older than its own or the configured age limit when its order would have left.",
+        soft=True,
+    ),
+    "FUTURE": CodeInfo(
+        "From the future",
+        "issued_at lies more than one second ahead of this machine's clock; check both clocks.",
+    ),
+    "DUPLICATE": CodeInfo(
+        "Duplicate", "This source has sent this signal id before; the first outcome stands."
+    ),
+    "DISARMED": CodeInfo("Disarmed", "Nothing is sent until a person arms trading."),
+    "HALTED": CodeInfo("Halted", "A kill switch is latched for this scope; re-arm it to go on."),
+    "PAUSED": CodeInfo("Paused", "Entries are paused for this scope; exits still pass."),
+    "NO_ACCOUNTS": CodeInfo("No accounts", "No account may act on this signal."),
+    "FANOUT_ACCOUNTS": CodeInfo(
+        "Too many accounts",
+        "One signal would reach more accounts than limits.max_accounts_per_signal; none was sent.",
+    ),
+    "FANOUT_VALUE": CodeInfo(
+        "Too much value",
+        "One signal's orders would be worth more than limits.max_signal_value; none was sent.",
+    ),
+    "BUSY": CodeInfo("Too busy", "The intake queue is full; send it again after the time given."),
+    # eligibility
+    "NOT_IN_AUDIENCE": CodeInfo("Not addressed", "The signal names other accounts or tags."),
+    "INACTIVE": CodeInfo("Inactive", "The account is switched off."),
+    "NOT_SUBSCRIBED": CodeInfo("Not subscribed", "The account does not follow this strategy."),
+    "SYMBOL_NOT_ALLOWED": CodeInfo(
+        "Symbol not allowed", "The account's list of symbols does not contain this one."
+    ),
+    "OUTSIDE_HOURS": CodeInfo(
+        "Outside hours", "The account's trading hours are over or have not begun.", soft=True
+    ),
+    "POSITION_LIMIT": CodeInfo(
+        "Position limit", "The account holds as many open positions as its limit allows.", soft=True
+    ),
+    "REWARD_RISK": CodeInfo(
+        "Reward to risk",
+        "Take profit and stop loss give less reward for the risk than the account asks for.",
+        soft=True,
+    ),
+    "DAILY_LOSS": CodeInfo(
+        "Daily loss",
+        "The account has lost its limit for the day; entries are off until the next session.",
+    ),
+    "NOT_CONNECTED": CodeInfo("Not connected", "The account's broker session is not up."),
+    "NO_POSITION": CodeInfo("No position", "There is nothing to close or change."),
+    "NO_ORDERS": CodeInfo("No working orders", "There is nothing to cancel."),
+    "BROKER_UNSUPPORTED": CodeInfo(
+        "Not supported", "The account's broker has no such order type or time in force."
+    ),
+    # review
+    "REVIEW": CodeInfo("Waits for review", "The account's orders wait for an operator's approval."),
+    "APPROVAL_TIMEOUT": CodeInfo(
+        "Not approved in time", "Nobody approved the order before its time was over.", soft=True
+    ),
+    "REJECTED_BY_OPERATOR": CodeInfo("Rejected by operator", "An operator rejected it."),
+    # sizing
+    "NO_QUANTITY": CodeInfo(
+        "No quantity", "The account sizes by the signal's quantity and the signal has none."
+    ),
+    "NO_STOP": CodeInfo(
+        "No stop loss", "The account sizes by risk and the signal has no stop loss."
+    ),
+    "NO_EQUITY": CodeInfo(
+        "Equity unknown", "The account sizes by equity and the broker has not told it yet."
+    ),
+    "STOP_SIDE": CodeInfo(
+        "Stop on the wrong side", "The stop loss lies on the profit side of the entry."
+    ),
+    "QTY_MIN": CodeInfo(
+        "Too small", "The quantity rounds down to less than the smallest order of this instrument."
+    ),
+    # risk
+    "QTY_MAX": CodeInfo(
+        "Quantity limit", "The order is larger than the account's max_order_quantity."
+    ),
+    "VALUE_MAX": CodeInfo(
+        "Value limit", "The order is worth more than the account's max_order_value."
+    ),
+    "COLLAR": CodeInfo(
+        "Price collar", "The price lies further from the reference than limits.collar_percent."
+    ),
+    "REF_MISSING": CodeInfo(
+        "No reference price",
+        "There is no reference price for this symbol and limits.price_reference requires one.",
+    ),
+    "REF_STALE": CodeInfo(
+        "Reference too old", "The newest reference price is older than limits.reference_max_age_s."
+    ),
+    "DRIFT": CodeInfo(
+        "Price has moved",
+        "The market is further from the producer's reference_price than limits.collar_percent.",
+    ),
+    "TICK": CodeInfo("Off the tick", "The price is not a multiple of the instrument's tick."),
+    "RATE": CodeInfo(
+        "Rate limit", "The account's, the address's or the firm's rate of orders is used up."
+    ),
+    "UNKNOWN_OPEN": CodeInfo(
+        "Unknown order open",
+        "An order of this account and symbol has no proven outcome; it must be resolved first.",
+    ),
+    # the way out
+    "NOT_SENT": CodeInfo("Not sent", "Not a byte of the order left; it may be sent again."),
+    "OUTCOME_UNKNOWN": CodeInfo(
+        "Outcome unknown",
+        "The order left and no proof of its fate came back; it is being looked up.",
+    ),
+    "BROKER_REJECTED": CodeInfo(
+        "Rejected by broker", "The broker refused the order; its own words follow."
+    ),
+    "ABSENT": CodeInfo(
+        "Proven absent", "The broker proves that it never had this order.", soft=True
+    ),
+    "CANCELED_BY_OPERATOR": CodeInfo(
+        "Canceled by hand", "An operator canceled it before it left.", soft=True
+    ),
+    "INTERNAL": CodeInfo(
+        "Internal error", "Volley failed to handle this; the log has the details."
+    ),
+}

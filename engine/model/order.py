@@ -1,0 +1,241 @@
+"""One order and its life: the state machine every report goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+
+from engine.errors import InvariantError
+from engine.model.enums import ExecType, OrderStatus, OrderType, Side, TimeInForce
+from engine.model.identifiers import ENTRY_LEG
+from engine.model.messages import ExecutionReport, Fill
+from engine.model.numbers import ZERO, to_text
+
+_RANK = {
+    OrderStatus.PENDING_NEW: 0,
+    OrderStatus.UNKNOWN: 0,
+    OrderStatus.NEW: 1,
+    OrderStatus.PARTIALLY_FILLED: 2,
+    OrderStatus.PENDING_CANCEL: 3,
+}
+_BY_EXEC_TYPE = {
+    ExecType.NEW: OrderStatus.NEW,
+    ExecType.CANCELED: OrderStatus.CANCELED,
+    ExecType.REPLACED: OrderStatus.REPLACED,
+    ExecType.REJECTED: OrderStatus.REJECTED,
+    ExecType.EXPIRED: OrderStatus.EXPIRED,
+    ExecType.PENDING_CANCEL: OrderStatus.PENDING_CANCEL,
+    ExecType.UNKNOWN: OrderStatus.UNKNOWN,
+}
+
+
+class Order:
+    """An order of ours. Quantities in units, prices in quote currency, ``*_ns`` monotonic."""
+
+    __slots__ = (
+        "account",
+        "acked_ns",
+        "cash",
+        "cl_ord_id",
+        "code",
+        "created_at",
+        "cum_qty",
+        "derived_qty",
+        "exec_ids",
+        "first_byte_ns",
+        "last_byte_ns",
+        "leg",
+        "limit_price",
+        "order_id",
+        "order_qty",
+        "order_type",
+        "planned_ns",
+        "reducing",
+        "reference",
+        "send_before_ns",
+        "side",
+        "signal_id",
+        "source",
+        "status",
+        "stop_price",
+        "strategy",
+        "symbol",
+        "text",
+        "time_in_force",
+        "updated_at",
+    )
+
+    def __init__(  # noqa: PLR0913 (an order has this many facts)
+        self,
+        *,
+        cl_ord_id: str,
+        account: str,
+        symbol: str,
+        side: Side,
+        order_qty: Decimal,
+        order_type: OrderType,
+        time_in_force: TimeInForce,
+        created_at: datetime,
+        limit_price: Decimal | None = None,
+        stop_price: Decimal | None = None,
+        source: str = "",
+        signal_id: str = "",
+        strategy: str = "",
+        leg: str = ENTRY_LEG,
+        reducing: bool = False,
+    ) -> None:
+        self.cl_ord_id = cl_ord_id
+        self.account = account
+        self.symbol = symbol
+        self.side = side
+        self.order_qty = order_qty
+        self.order_type = order_type
+        self.time_in_force = time_in_force
+        self.limit_price = limit_price
+        self.stop_price = stop_price
+        self.source = source
+        self.signal_id = signal_id
+        self.strategy = strategy
+        self.leg = leg
+        self.reducing = reducing
+        self.created_at = created_at
+        self.updated_at = created_at
+        self.order_id = ""
+        self.status = OrderStatus.PENDING_NEW
+        self.cum_qty = ZERO
+        self.cash = ZERO  # Σ last_qty × last_px, exact
+        self.exec_ids: set[str] = set()
+        self.derived_qty = ZERO  # up to this total a look-up has counted, whatever executions come late
+        self.code = ""
+        self.text = ""
+        self.reference: Decimal | None = None
+        self.planned_ns = 0
+        self.send_before_ns = 0  # never sent later than this (0: no limit)
+        self.first_byte_ns = 0
+        self.last_byte_ns = 0
+        self.acked_ns = 0
+
+    @property
+    def leaves_qty(self) -> Decimal:
+        """Return what may still fill."""
+        return ZERO if self.status.terminal else self.order_qty - self.cum_qty
+
+    @property
+    def avg_px(self) -> Decimal:
+        """Return the average price of what filled, zero before the first fill."""
+        return self.cash / self.cum_qty if self.cum_qty else ZERO
+
+    @property
+    def was_sent(self) -> bool:
+        """Say whether a byte of it may have left."""
+        return self.first_byte_ns > 0 or bool(self.order_id)
+
+    def deny(self, code: str, text: str, at: datetime) -> None:
+        """Close an order that never left."""
+        if self.status is not OrderStatus.PENDING_NEW or self.was_sent:
+            raise InvariantError(f"{self.cl_ord_id} is {self.status} and cannot be denied")
+        self.status = OrderStatus.DENIED
+        self.code, self.text, self.updated_at = code, text, at
+
+    def apply(self, report: ExecutionReport, at: datetime) -> Fill | None:
+        """Take in one report; return the fill it proves, if any.
+
+        Reports may be repeated, late and out of order. Terminal states stand (I6), each execution counts once
+        (I11), and no report takes a status back: a late ``new`` does not undo a fill.
+
+        Raises:
+            InvariantError: the broker filled more than was ordered (I5).
+        """
+        if report.order_id and not self.order_id:
+            self.order_id = report.order_id
+        fill = self._fill(report, at)
+        status = self._next_status(report)
+        if status is not None and status is not self.status:
+            self.status = status
+            self.updated_at = at
+        if report.text and self.status is not OrderStatus.FILLED:
+            self.text = report.text
+        if fill:
+            self.updated_at = at
+        return fill
+
+    def _next_status(self, report: ExecutionReport) -> OrderStatus | None:
+        if self.status.terminal:
+            return None
+        if self.cum_qty >= self.order_qty:
+            return OrderStatus.FILLED
+        status = report.status or _BY_EXEC_TYPE.get(report.exec_type)
+        if report.exec_type is ExecType.CANCEL_REJECTED:
+            if self.status is not OrderStatus.PENDING_CANCEL:
+                return None  # says nothing about an order that was never proven
+            # Still working: pending_cancel falls back to what the fills say.
+            return OrderStatus.PARTIALLY_FILLED if self.cum_qty else OrderStatus.NEW
+        if status is OrderStatus.FILLED:
+            return None  # a claim without its executions: wait for them, or look up
+        if status is OrderStatus.UNKNOWN and self.status is not OrderStatus.PENDING_NEW:
+            return None  # proof arrived first, by the stream
+        if self.cum_qty and status in {None, OrderStatus.NEW}:
+            status = OrderStatus.PARTIALLY_FILLED
+        if status is None or status.terminal:
+            return status
+        return status if _RANK[status] >= _RANK[self.status] else None
+
+    def _fill(self, report: ExecutionReport, at: datetime) -> Fill | None:
+        quantity, price, exec_id = report.last_qty, report.last_px, report.exec_id
+        total = report.cum_qty
+        if exec_id and exec_id in self.exec_ids:
+            return None
+        if quantity:
+            if exec_id:
+                self.exec_ids.add(exec_id)
+            quantity = self._not_derived(quantity, total)
+            if not exec_id:
+                if total is not None and total <= self.cum_qty:
+                    return None
+                exec_id = self._derived_id(self.cum_qty + quantity)
+        elif total and report.avg_px and total > self.cum_qty:
+            # A look-up tells totals only: the difference is one execution under a derived, stable id.
+            quantity = total - self.cum_qty
+            price = (total * report.avg_px - self.cash) / quantity
+            exec_id = self._derived_id(total)
+            self.derived_qty = total
+        if not quantity:
+            return None
+        if self.cum_qty + quantity > self.order_qty:
+            raise InvariantError(
+                f"{self.account}: broker filled {self.cum_qty + quantity} of {self.order_qty} on {self.cl_ord_id}"
+            )
+        self.exec_ids.add(exec_id)
+        self.cum_qty += quantity
+        self.cash += quantity * price
+        return Fill(
+            account=self.account,
+            exec_id=exec_id,
+            cl_ord_id=self.cl_ord_id,
+            symbol=self.symbol,
+            side=self.side,
+            last_qty=quantity,
+            last_px=price,
+            at=report.transact_time or at,
+            strategy=self.strategy,
+            source=self.source,
+            signal_id=self.signal_id,
+        )
+
+    def _derived_id(self, total: Decimal) -> str:
+        return f"{self.cl_ord_id}:{to_text(total)}"
+
+    def _not_derived(self, quantity: Decimal, total: Decimal | None) -> Decimal:
+        """Return how much of an execution ending at ``total`` a look-up has not counted already."""
+        if not self.derived_qty or total is None:
+            return quantity
+        return max(ZERO, total - max(total - quantity, self.derived_qty))
+
+    def restore_fills(self, exec_ids: Iterable[str]) -> None:
+        """Take the ids of the fills applied before a restart."""
+        prefix = f"{self.cl_ord_id}:"
+        for exec_id in exec_ids:
+            self.exec_ids.add(exec_id)
+            if exec_id.startswith(prefix):
+                self.derived_qty = max(self.derived_qty, Decimal(exec_id.removeprefix(prefix)))

@@ -1,0 +1,228 @@
+"""The tables of the feed and the lists: what a row of each holds.
+
+Every row is a plain JSON object: money and quantities are text in decimal notation, stamps RFC 3339 in UTC,
+latencies whole microseconds, absent values ``null``. The feed, the lists of the API, the desk and the exports
+all speak these rows, so a column is named once. Keys are unique in their table and never change.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SIGNALS: Final = "signals"
+ORDERS: Final = "orders"
+FILLS: Final = "fills"
+POSITIONS: Final = "positions"
+ACCOUNTS: Final = "accounts"
+ENGINE: Final = "engine"
+HALTS: Final = "halts"
+KILL: Final = "kill"
+LATENCY: Final = "latency"
+PNL: Final = "pnl"
+ALERTS: Final = "alerts"
+
+KEYS: Final[dict[str, str]] = {
+    SIGNALS: "key",  # source/id
+    ORDERS: "cl_ord_id",
+    FILLS: "key",  # account/exec_id
+    POSITIONS: "key",  # account/symbol
+    ACCOUNTS: "id",
+    ENGINE: "key",  # one row, "engine"
+    HALTS: "scope",
+    KILL: "account",
+    LATENCY: "stage",
+    PNL: "at",
+    ALERTS: "id",
+}
+
+COLUMNS: Final[dict[str, tuple[str, ...]]] = {
+    SIGNALS: (
+        "key",
+        "source",
+        "id",
+        "strategy",
+        "symbol",
+        "action",
+        "order_type",
+        "time_in_force",
+        "limit_price",
+        "stop_price",
+        "stop_loss",
+        "take_profit",
+        "quantity",
+        "reference_price",
+        "issued_at",
+        "received_at",
+        "origin",
+        "state",
+        "code",
+        "message",
+        "accounts",
+        "sent",
+        "held",
+        "skipped",
+        "refused",
+        "filled",
+        "working",
+        "rejected",
+        "unknown",
+        "hold_expires_at",
+        "first_byte_us",
+        "last_byte_us",
+        "last_ack_us",
+    ),
+    ORDERS: (
+        "cl_ord_id",
+        "order_id",
+        "account",
+        "broker",
+        "symbol",
+        "side",
+        "order_type",
+        "time_in_force",
+        "order_qty",
+        "limit_price",
+        "stop_price",
+        "status",
+        "cum_qty",
+        "leaves_qty",
+        "avg_px",
+        "code",
+        "text",
+        "strategy",
+        "source",
+        "signal_id",
+        "leg",
+        "created_at",
+        "updated_at",
+        "first_byte_us",
+        "ack_us",
+    ),
+    FILLS: (
+        "key",
+        "account",
+        "exec_id",
+        "cl_ord_id",
+        "symbol",
+        "side",
+        "last_qty",
+        "last_px",
+        "at",
+        "strategy",
+        "source",
+        "signal_id",
+    ),
+    POSITIONS: (
+        "key",
+        "account",
+        "symbol",
+        "qty",
+        "avg_px",
+        "mark",
+        "mark_age_s",
+        "value",
+        "unrealised",
+        "realised",
+        "stop_loss",
+        "take_profit",
+        "updated_at",
+    ),
+    ACCOUNTS: (
+        "id",
+        "name",
+        "broker",
+        "environment",
+        "active",
+        "tags",
+        "strategies",
+        "symbols",
+        "approval",
+        "sizing",
+        "limits",
+        "hours",
+        "connection",
+        "connection_text",
+        "state",
+        "equity",
+        "cash",
+        "buying_power",
+        "day_pnl",
+        "realised",
+        "unrealised",
+        "exposure",
+        "positions",
+        "open_orders",
+        "unknown_orders",
+        "rejects",
+        "queue",
+        "ack_p50_us",
+        "last_error",
+        "updated_at",
+    ),
+    ENGINE: (
+        "key",
+        "name",
+        "version",
+        "pid",
+        "book",
+        "profile",
+        "simulated",
+        "trading",
+        "reason",
+        "started_at",
+        "now",
+        "accounts",
+        "connected",
+        "open_orders",
+        "unknown_orders",
+        "held",
+        "signals",
+        "orders",
+        "fills",
+        "signals_per_s",
+        "orders_per_s",
+        "equity",
+        "day_pnl",
+        "realised",
+        "unrealised",
+        "exposure",
+        "loop_lag_ms",
+        "services",
+        "prices",
+    ),
+    HALTS: ("scope", "state", "reason", "at", "by"),
+    KILL: (
+        "account",
+        "blocked",
+        "cancels_sent",
+        "cancels_confirmed",
+        "working",
+        "residual",
+        "done",
+        "error",
+        "at",
+    ),
+    LATENCY: ("stage", "total", "minute", "second", "buckets", "at"),
+    PNL: ("at", "equity", "total", "realised", "unrealised"),
+    ALERTS: ("id", "at", "severity", "area", "code", "account", "text"),
+}
+"""``sizing``, ``limits``, ``hours`` are objects; ``tags``, ``strategies``, ``symbols`` lists; ``services`` maps a
+name (``journal``, ``redis``, ``mongo``, ``prices``) to ``{"state","text"}``; ``prices`` maps a symbol to its last
+price; ``residual`` maps a symbol to the quantity still held. A latency row's ``total``, ``minute`` and ``second``
+are ``{"count","p50","p90","p99","p999","max"}`` in microseconds (``null`` where nothing was measured), ``buckets`` a
+list of ``[upper bound in microseconds, count]`` since start. The tables ``signals``, ``orders`` and ``fills`` hold
+the newest few thousand rows; older ones are read through the lists of the API."""
+
+STAGES: Final = (
+    "validated",
+    "durable",
+    "planned",
+    "first_byte",
+    "last_byte",
+    "first_ack",
+    "last_ack",
+    "send",
+    "ack",
+)
+"""The first seven are nanoseconds since ``received`` of a signal (its trace); ``send`` is one order from its plan
+being durable to its last byte, ``ack`` one order from its last byte to the broker's answer."""

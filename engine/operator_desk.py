@@ -1,0 +1,606 @@
+"""What an operator may do by hand: release, refuse, force, cancel, change, close, flatten, pause, kill, re-arm."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from engine.clock import rfc3339
+from engine.errors import BrokerError, CommandRefused
+from engine.kill import KillRun
+from engine.model import commands as c
+from engine.model import tables
+from engine.model.account_state import AccountState
+from engine.model.codes import CODES
+from engine.model.enums import (
+    ExecType,
+    OrderStatus,
+    OrderType,
+    Side,
+    SignalState,
+    TimeInForce,
+    TradingState,
+)
+from engine.model.identifiers import ClOrdIDs
+from engine.model.messages import ExecutionReport
+from engine.model.numbers import floor_to, to_text
+from engine.model.order import Order
+from engine.model.signal import Signal
+from engine.planner import Plan, Release
+from engine.risk.trading_state import FIRM, refusal
+from engine.signal_record import SignalRecord
+from engine.trading_engine import OPERATOR, TradingEngine
+
+log = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+
+
+class OperatorDesk:
+    """Carries out commands, each at most once per command id."""
+
+    def __init__(self, engine: TradingEngine) -> None:
+        self._engine = engine
+        self.kill_run: KillRun | None = None
+
+    async def handle(self, document: Result) -> Result:
+        """Carry out one command; a repeat of its id gets the first result.
+
+        Raises:
+            CommandRefused: wrong fields (422), nothing like that (404) or not in this state (409).
+        """
+        command = c.parse_command(document)
+        body = command.model_dump(mode="json")
+        if isinstance(command, c.Kill):
+            # The latch goes before the books: nothing may delay it.
+            await self._latch_kill(command)
+        earlier = await self._engine.journal.commit_command(
+            command.id, rfc3339(self._engine.clock.now()), body
+        )
+        if earlier is not None:
+            if earlier["body"] != body:
+                raise CommandRefused(
+                    "DUPLICATE_ID", f"command id {command.id} was used for another command"
+                )
+            result: Result = earlier["result"]
+            if "refused" in result:
+                raise CommandRefused(result["refused"], result["message"], result["status"])
+            return result
+        try:
+            result = await self._carry_out(command)
+        except CommandRefused as error:
+            refused = {"refused": error.code, "message": error.message, "status": error.status}
+            self._engine.journal.note_result(command.id, refused)
+            raise
+        self._engine.journal.note_result(command.id, result)
+        return result
+
+    async def _carry_out(self, command: c.Command) -> Result:  # noqa: C901 (one line a command)
+        match command:
+            case c.Approve():
+                return await self._approve(command)
+            case c.Reject():
+                return await self._reject(command)
+            case c.Force():
+                return await self._force(command)
+            case c.Resend():
+                return await self._resend(command)
+            case c.CancelOrder():
+                return self._cancel_order(command)
+            case c.ReplaceOrder():
+                return await self._replace_order(command)
+            case c.ClosePosition():
+                return await self._close_position(command)
+            case c.Flatten():
+                return await self._flatten(command.scope, command.id)
+            case c.SetStops():
+                return self._set_stops(command)
+            case c.Pause():
+                return await self._set_state(
+                    command.scope, TradingState.REDUCING, command.reason or "paused by hand"
+                )
+            case c.Resume():
+                return await self._resume(command)
+            case c.Kill():
+                return await self._kill(command)
+            case c.Rearm():
+                return await self._rearm(command)
+            case c.Disarm():
+                return await self._disarm(command)
+            case c.ResolveUnknown():
+                return self._resolve_unknown(command)
+            case c.SetAccountActive():
+                return await self._set_account_active(command)
+            case c.ReloadAccounts():
+                return {"result": "done", "changed": await self._engine.fleet.reload()}
+
+    # ---- held signals ------------------------------------------------------------------------------------------
+
+    def _record(self, key: str) -> SignalRecord:
+        record = self._engine.records.get(key)
+        if record is None:
+            raise CommandRefused("NOT_FOUND", f"no recent signal {key}", 404)
+        return record
+
+    @staticmethod
+    def _held(record: SignalRecord, accounts: Iterable[str] | None) -> list[str]:
+        chosen = list(record.held) if accounts is None else list(dict.fromkeys(accounts))
+        wrong = [account for account in chosen if account not in record.held]
+        if wrong or not chosen:
+            what = (
+                f"not held for {', '.join(wrong[:5])}"
+                if wrong
+                else f"{record.state.value}, nothing is held"
+            )
+            raise CommandRefused("NOT_HELD", f"{record.key} is {what}")
+        return chosen
+
+    async def _approve(self, command: c.Approve) -> Result:
+        record = self._record(command.signal)
+        chosen = self._held(record, command.accounts)
+        signal = _changed(record.signal, command)
+        plan = await self._plan(signal, Release(frozenset(chosen), command.scale))
+        if plan.code and not (plan.skipped or plan.refused):
+            raise CommandRefused(plan.code, plan.message)
+        for account in chosen:
+            del record.held[account]
+        if record.state is SignalState.HELD and plan.orders:
+            record.state = SignalState.ACCEPTED
+        return await self._release(record, plan, "approved")
+
+    async def _plan(self, signal: Signal, release: Release) -> Plan:
+        """Plan a release; when it comes to nothing the reasons per account are still told."""
+        latch = self._engine.states.strictest(
+            f"strategy:{signal.strategy}", f"symbol:{signal.symbol}"
+        )
+        if latch is not None:
+            raise CommandRefused(*refusal(latch))
+        return self._engine.planner.plan(signal, release)
+
+    async def _release(self, record: SignalRecord, plan: Plan, result: str) -> Result:
+        engine = self._engine
+        record.skipped.update(plan.skipped)
+        record.refused.update(plan.refused)
+        for order in plan.orders:
+            record.orders[order.account] = order
+            record.skipped.pop(order.account, None)
+            record.refused.pop(order.account, None)
+        record.released = True
+        engine.release_hold(record)
+        await engine.commit_record(record)
+        # An operator's decision is as fresh as the moment it was made: the age limit starts anew.
+        seconds = record.signal.valid_for_s or engine.config.signals.max_age_s
+        engine.send(plan.orders, record, engine.clock.monotonic_ns() + int(float(seconds) * 1e9))
+        engine.publisher.touch(tables.SIGNALS, record.key)
+        refused = {**plan.skipped, **plan.refused}
+        return {
+            "result": result,
+            "orders": {order.account: order.cl_ord_id for order in plan.orders},
+            "refused": {
+                account: {"code": code, "message": text}
+                for account, (code, text) in refused.items()
+            },
+        }
+
+    async def _reject(self, command: c.Reject) -> Result:
+        record = self._record(command.signal)
+        chosen = self._held(record, command.accounts)
+        text = command.reason or "rejected by an operator"
+        for account in chosen:
+            del record.held[account]
+            record.skipped[account] = ("REJECTED_BY_OPERATOR", text)
+        if record.state is SignalState.HELD and not record.held:
+            record.state = SignalState.REJECTED
+        self._engine.release_hold(record)
+        await self._engine.commit_record(record)
+        self._engine.publisher.touch(tables.SIGNALS, record.key)
+        return {"result": "rejected", "accounts": chosen}
+
+    async def _force(self, command: c.Force) -> Result:
+        record = self._record(command.signal)
+        engine = self._engine
+        for account in command.accounts:
+            if account not in engine.fleet.states:
+                raise CommandRefused("NOT_FOUND", f"no account {account}", 404)
+            self._may_force(record, account)
+        plan = await self._plan(record.signal, Release(frozenset(command.accounts), forced=True))
+        if plan.code and not (plan.skipped or plan.refused):
+            raise CommandRefused(plan.code, plan.message)
+        for order in plan.orders:
+            before = record.orders.get(order.account)
+            if before is not None:  # denied before it left: a new leg, never the old id
+                signal, leg = record.signal, f"{before.leg}.f"
+                order.leg = leg
+                order.cl_ord_id = ClOrdIDs(engine.journal.book, signal.source, signal.id).make(
+                    order.account, leg
+                )
+            record.held.pop(order.account, None)
+        if plan.orders and record.state is not SignalState.ACCEPTED:
+            record.state, record.code = SignalState.ACCEPTED, ""
+            record.message = f"forced: {command.reason}"
+        accounts = ", ".join(order.account for order in plan.orders)
+        engine.alert(
+            "warning",
+            "FORCED",
+            "",
+            f"{record.key} forced for {accounts or 'nobody'}: {command.reason}",
+        )
+        return await self._release(record, plan, "forced")
+
+    @staticmethod
+    def _may_force(record: SignalRecord, account: str) -> None:
+        order = record.orders.get(account)
+        if order is not None and order.status is not OrderStatus.DENIED:
+            raise CommandRefused(
+                "ALREADY_SENT", f"{account} has order {order.cl_ord_id}, {order.status.value}"
+            )
+        reason = record.skipped.get(account) or record.refused.get(account)
+        code = order.code if order is not None else reason[0] if reason else record.code
+        if account in record.held or not code:
+            return
+        info = CODES.get(code)
+        if info is None or not info.soft:
+            raise CommandRefused(code, f"{account}: {code} is a hard block and cannot be forced")
+
+    # ---- orders --------------------------------------------------------------------------------------------------
+
+    def _order(self, cl_ord_id: str) -> Order:
+        order = self._engine.orders.orders.get(cl_ord_id)
+        if order is None:
+            raise CommandRefused("NOT_FOUND", f"no recent order {cl_ord_id}", 404)
+        return order
+
+    def _working(self, cl_ord_id: str) -> Order:
+        order = self._order(cl_ord_id)
+        if order.status.terminal:
+            raise CommandRefused("NOT_WORKING", f"{cl_ord_id} is {order.status.value}")
+        return order
+
+    def _cancel_order(self, command: c.CancelOrder) -> Result:
+        order = self._working(command.cl_ord_id)
+        if not order.was_sent and order.status is OrderStatus.PENDING_NEW:
+            lane = self._engine.dispatcher.lanes.get(order.account)
+            if lane is not None and lane.deny(
+                order, "CANCELED_BY_OPERATOR", "canceled by hand before it left"
+            ):
+                return {"result": "canceled", "cl_ord_id": order.cl_ord_id}
+        self._session(order.account).cancel(order)
+        return {"result": "requested", "cl_ord_id": order.cl_ord_id}
+
+    def _session(self, account: str) -> Any:
+        session = self._engine.fleet.sessions.get(account)
+        if session is None:
+            raise CommandRefused("NOT_CONNECTED", f"account {account} has no broker session")
+        return session
+
+    async def _replace_order(self, command: c.ReplaceOrder) -> Result:
+        order = self._working(command.cl_ord_id)
+        session = self._session(order.account)
+        if not session.capabilities.can_replace:
+            raise CommandRefused(
+                "BROKER_UNSUPPORTED",
+                "this broker cannot change an order: cancel it and send another",
+            )
+        if not order.order_id:
+            raise CommandRefused("NOT_WORKING", f"{order.cl_ord_id} is not acknowledged yet")
+        if command.order_qty is None and command.limit_price is None and command.stop_price is None:
+            raise CommandRefused(
+                "INVALID_COMMAND", "one of order_qty, limit_price, stop_price is needed", 422
+            )
+        replacement = self._by_hand(
+            order.account,
+            order.symbol,
+            order.side,
+            command.order_qty or order.order_qty,
+            command.id,
+            "replace",
+        )
+        if replacement.order_qty <= order.cum_qty:
+            raise CommandRefused("QTY_MIN", f"{to_text(order.cum_qty)} has filled already")
+        replacement.order_type, replacement.time_in_force = order.order_type, order.time_in_force
+        replacement.limit_price = command.limit_price or order.limit_price
+        replacement.stop_price = command.stop_price or order.stop_price
+        replacement.strategy, replacement.reducing = order.strategy, order.reducing
+        await self._engine.journal.commit_orders([replacement])
+        self._engine.orders.add(replacement)
+        self._engine.publisher.touch(tables.ORDERS, replacement.cl_ord_id)
+        session.replace(order, replacement)
+        return {
+            "result": "requested",
+            "cl_ord_id": replacement.cl_ord_id,
+            "replaces": order.cl_ord_id,
+        }
+
+    async def _resend(self, command: c.Resend) -> Result:
+        order = self._order(command.cl_ord_id)
+        if order.status is not OrderStatus.UNKNOWN:
+            raise CommandRefused("NOT_UNKNOWN", f"{order.cl_ord_id} is {order.status.value}")
+        engine = self._engine
+        latch = engine.gate(order)
+        if latch is not None:
+            raise CommandRefused(*latch)
+        session = self._session(order.account)
+        if session.capabilities.client_id == "label":
+            raise CommandRefused(
+                "NOT_PROVEN", "this broker cannot prove that it never had the order"
+            )
+        try:
+            found = await session.find(order.cl_ord_id)
+        except BrokerError as error:
+            raise CommandRefused("NOT_PROVEN", f"the look-up failed: {error}") from None
+        if found is not None:
+            engine.on_report(found)
+            raise CommandRefused(
+                "EXISTS", f"the broker has {order.cl_ord_id}: {found.status or found.exec_type}"
+            )
+        order.status = OrderStatus.PENDING_NEW
+        order.first_byte_ns = order.last_byte_ns = 0
+        order.send_before_ns = engine.clock.monotonic_ns() + int(
+            float(engine.config.signals.max_age_s) * 1e9
+        )
+        engine.dispatcher.lanes[order.account].put(order)
+        return {"result": "sent", "cl_ord_id": order.cl_ord_id}
+
+    def _resolve_unknown(self, command: c.ResolveUnknown) -> Result:
+        order = self._order(command.cl_ord_id)
+        if order.status is not OrderStatus.UNKNOWN:
+            raise CommandRefused("NOT_UNKNOWN", f"{order.cl_ord_id} is {order.status.value}")
+        kind = ExecType.NEW if command.exists else ExecType.EXPIRED
+        if not command.exists:
+            order.code = "ABSENT"
+        text = (
+            "an operator says it exists" if command.exists else "an operator says it does not exist"
+        )
+        self._engine.on_report(
+            ExecutionReport(
+                account=order.account, cl_ord_id=order.cl_ord_id, exec_type=kind, text=text
+            )
+        )
+        self._engine.alert("warning", "RESOLVED", order.account, f"{order.cl_ord_id}: {text}")
+        return {"result": order.status.value, "cl_ord_id": order.cl_ord_id}
+
+    # ---- positions -----------------------------------------------------------------------------------------------
+
+    def _by_hand(
+        self, account: str, symbol: str, side: Side, quantity: Decimal, command_id: str, leg: str
+    ) -> Order:
+        engine = self._engine
+        order = Order(
+            cl_ord_id=ClOrdIDs(engine.journal.book, OPERATOR, command_id).make(
+                account, f"{leg}:{symbol}"
+            ),
+            account=account,
+            symbol=symbol,
+            side=side,
+            order_qty=quantity,
+            order_type=OrderType.MARKET,
+            time_in_force=TimeInForce.DAY,
+            created_at=engine.clock.now(),
+            source=OPERATOR,
+            signal_id=command_id,
+            leg=leg,
+            reducing=True,
+        )
+        order.planned_ns = engine.clock.monotonic_ns()
+        return order
+
+    def _state(self, account: str) -> AccountState:
+        state = self._engine.fleet.states.get(account)
+        if state is None:
+            raise CommandRefused("NOT_FOUND", f"no account {account}", 404)
+        return state
+
+    async def _close_position(self, command: c.ClosePosition) -> Result:
+        state = self._state(command.account)
+        order = self._exit(state, command.symbol, command.id, command.fraction)
+        if order is None:
+            raise CommandRefused(
+                "NO_POSITION",
+                f"{command.account} holds no {command.symbol} that is not being closed",
+            )
+        await self._send_by_hand([order])
+        return {
+            "result": "sent",
+            "cl_ord_id": order.cl_ord_id,
+            "order_qty": to_text(order.order_qty),
+        }
+
+    def _exit(
+        self, state: AccountState, symbol: str, command_id: str, fraction: Decimal = Decimal(1)
+    ) -> Order | None:
+        quantity = self._engine.planner.closable(state, symbol)
+        if fraction != 1:
+            instrument = self._engine.instruments.get(state.account.broker, symbol)
+            quantity = floor_to(quantity * fraction, instrument.lot)
+        if not quantity:
+            return None
+        side = Side.SELL if quantity > 0 else Side.BUY
+        return self._by_hand(state.id, symbol, side, abs(quantity), command_id, "close")
+
+    async def _send_by_hand(self, orders: list[Order]) -> None:
+        engine = self._engine
+        await engine.journal.commit_orders(orders)
+        deadline = engine.clock.monotonic_ns() + 60_000_000_000
+        engine.send(orders, None, deadline)
+
+    async def _flatten(self, scope: str, command_id: str) -> Result:
+        canceled = self.cancel_all(scope)
+        orders = self.exits(scope, command_id)
+        if orders:
+            await self._send_by_hand(orders)
+        self._engine.alert(
+            "warning", "FLATTEN", "", f"{scope}: {canceled} cancels, {len(orders)} exits"
+        )
+        return {
+            "result": "sent",
+            "cancels": canceled,
+            "orders": {o.cl_ord_id: o.account for o in orders},
+        }
+
+    def in_scope(
+        self, scope: str, state: AccountState, symbol: str = "", strategy: str = ""
+    ) -> bool:
+        """Say whether something of an account lies in a scope."""
+        kind, _, name = scope.partition(":")
+        match kind:
+            case "all":
+                return True
+            case "account":
+                return state.id == name
+            case "broker":
+                return state.account.broker == name
+            case "symbol":
+                return symbol == name
+            case _:
+                return strategy == name
+
+    def cancel_all(self, scope: str) -> int:
+        """Ask every broker to cancel the working orders of a scope; return how many were asked for."""
+        count = 0
+        for state in self._engine.fleet.states.values():
+            session = self._engine.fleet.sessions.get(state.id)
+            for order in list(state.working.values()):
+                if (
+                    self.in_scope(scope, state, order.symbol, order.strategy)
+                    and session is not None
+                ):
+                    session.cancel(order)
+                    count += 1
+        return count
+
+    def exits(self, scope: str, command_id: str) -> list[Order]:
+        """Make the exit orders of a scope's positions (a strategy's are the symbols it has traded)."""
+        engine = self._engine
+        orders = []
+        for state in engine.fleet.states.values():
+            for symbol in engine.keeper.open_symbols(state.id):
+                strategies = self._strategies(scope, state.id, symbol)
+                if any(self.in_scope(scope, state, symbol, strategy) for strategy in strategies):
+                    order = self._exit(state, symbol, command_id)
+                    if order is not None:
+                        orders.append(order)
+        return orders
+
+    def _strategies(self, scope: str, account: str, symbol: str) -> set[str]:
+        if not scope.startswith("strategy:"):
+            return {""}
+        return {
+            f.strategy
+            for f in self._engine.orders.fills
+            if f.account == account and f.symbol == symbol
+        }
+
+    def _set_stops(self, command: c.SetStops) -> Result:
+        self._state(command.account)
+        if not self._engine.set_stops(
+            command.account, command.symbol, command.stop_loss, command.take_profit
+        ):
+            raise CommandRefused("NO_POSITION", f"{command.account} holds no {command.symbol}")
+        return {"result": "done"}
+
+    # ---- states ---------------------------------------------------------------------------------------------------
+
+    def _check_scope(self, scope: str) -> None:
+        kind, _, name = scope.partition(":")
+        states = self._engine.fleet.states
+        if kind == "account" and name not in states:
+            raise CommandRefused("NOT_FOUND", f"no account {name}", 404)
+        if kind == "broker" and all(state.account.broker != name for state in states.values()):
+            raise CommandRefused("NOT_FOUND", f"no account is at broker {name}", 404)
+
+    async def _set_state(self, scope: str, state: TradingState, reason: str) -> Result:
+        self._check_scope(scope)
+        latch = self._engine.states.get(scope)
+        if latch is not None and latch.state in {TradingState.HALTED, TradingState.DISARMED}:
+            raise CommandRefused(
+                latch.state.value.upper(),
+                f"{scope} is {latch.state.value} already, which is stricter",
+            )
+        await self._engine.latch(scope, state, reason, OPERATOR)
+        return {"result": state.value, "scope": scope}
+
+    async def _resume(self, command: c.Resume) -> Result:
+        latch = self._engine.states.get(command.scope)
+        if latch is None:
+            return {"result": TradingState.ACTIVE.value, "scope": command.scope}
+        if latch.state is not TradingState.REDUCING:
+            raise CommandRefused(
+                latch.state.value.upper(),
+                f"{command.scope} is {latch.state.value}: rearm lifts that",
+            )
+        await self._engine.latch(command.scope, TradingState.ACTIVE, "", OPERATOR)
+        return {"result": TradingState.ACTIVE.value, "scope": command.scope}
+
+    async def _rearm(self, command: c.Rearm) -> Result:
+        engine = self._engine
+        if engine.journal.failed:
+            raise CommandRefused(
+                "INTERNAL", f"the journal failed, restart the engine: {engine.journal.failed}"
+            )
+        if engine.states.get(command.scope) is None:
+            return {"result": TradingState.ACTIVE.value, "scope": command.scope}
+        engine.alert("warning", "REARM", "", f"{command.scope}: {command.reason}")
+        await engine.latch(command.scope, TradingState.ACTIVE, command.reason, OPERATOR)
+        return {"result": TradingState.ACTIVE.value, "scope": command.scope}
+
+    async def _disarm(self, command: c.Disarm) -> Result:
+        latch = self._engine.states.get(FIRM)
+        if latch is not None and latch.state is TradingState.HALTED:
+            raise CommandRefused("HALTED", "the firm is halted already, which is stricter")
+        await self._engine.latch(
+            FIRM, TradingState.DISARMED, command.reason or "disarmed by hand", OPERATOR
+        )
+        return {"result": TradingState.DISARMED.value, "scope": FIRM}
+
+    # ---- kill -----------------------------------------------------------------------------------------------------
+
+    async def _latch_kill(self, command: c.Kill) -> None:
+        latch = self._engine.states.get(command.scope)
+        if latch is None or latch.state is not TradingState.HALTED:
+            await self._engine.latch(
+                command.scope, TradingState.HALTED, command.reason or "kill switch", OPERATOR
+            )
+
+    async def _kill(self, command: c.Kill) -> Result:
+        if self.kill_run is not None:
+            self.kill_run.stop()
+        self.kill_run = run = KillRun(
+            self._engine, self, command.scope, command.id, command.flatten
+        )
+        canceled = await run.begin()
+        return {
+            "result": "halted",
+            "scope": command.scope,
+            "cancels": canceled,
+            "flatten": command.flatten,
+        }
+
+    # ---- accounts ------------------------------------------------------------------------------------------------
+
+    async def _set_account_active(self, command: c.SetAccountActive) -> Result:
+        state = self._state(command.account)
+        account = state.account.model_copy(update={"active": command.active})
+        await self._engine.fleet.store.put([account])
+        await self._engine.fleet.reload()
+        return {"result": "active" if command.active else "inactive", "account": command.account}
+
+
+def _changed(signal: Signal, command: c.Approve) -> Signal:
+    """Return the signal as the operator changed it; a limit price makes a market order a limit order."""
+    changes: dict[str, Any] = {}
+    if command.limit_price is not None:
+        changes["limit_price"] = command.limit_price
+        if signal.order_type is OrderType.MARKET:
+            changes["order_type"] = OrderType.LIMIT
+        elif not signal.order_type.needs_limit:
+            raise CommandRefused(
+                "INVALID_COMMAND", f"a {signal.order_type.value} order takes no limit_price", 422
+            )
+    for name in ("stop_loss", "take_profit"):
+        value = getattr(command, name)
+        if value is not None:
+            changes[name] = value
+    return replace(signal, **changes) if changes else signal

@@ -1,0 +1,1 @@
+"""Positions from fills, and what they are worth."""

@@ -1,0 +1,138 @@
+"""Going on after a restart: signals, orders, positions and latches as the journal kept them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from engine.documents import signal_from_document
+from engine.model.enums import OrderStatus, OrderType, Side, SignalState, TimeInForce, TradingState
+from engine.model.order import Order
+from engine.model.signal import Signal
+from engine.risk.trading_state import FIRM, Latch
+from engine.signal_record import SignalRecord
+from engine.stores.journal import LoadedState, SignalEntry
+from engine.trading_engine import TradingEngine
+
+
+def record_from_entry(entry: SignalEntry, signal: Signal, orders: dict[str, Order]) -> SignalRecord:
+    """Rebuild a signal's record; intents without an order row become orders whose fate is not known."""
+    plan = entry.plan
+    received = datetime.fromisoformat(entry.received_at)
+    record = SignalRecord(
+        signal, entry.origin, received, SignalState(entry.state), entry.code, entry.message
+    )
+    record.entry = entry
+    record.loaded_trace = entry.trace
+    for intent in plan.get("orders", ()):
+        order = orders.get(intent[0]) or _order_from_intent(intent, signal, received)
+        record.orders[order.account] = order
+    record.cancels = {
+        account: [orders[i] for i in ids if i in orders]
+        for account, ids in plan.get("cancels", {}).items()
+    }
+    record.done = plan.get("done", {})
+    record.held = dict.fromkeys(plan.get("held", ()))
+    expires = plan.get("hold_expires_at")
+    record.hold_expires_at = datetime.fromisoformat(expires) if expires else None
+    record.released = True
+    for kind, code, message, accounts in plan.get("reasons", ()):
+        table = record.skipped if kind == "skipped" else record.refused
+        table.update(dict.fromkeys(accounts, (code, message)))
+    return record
+
+
+def _order_from_intent(intent: list[Any], signal: Signal, created_at: datetime) -> Order:
+    cl_ord_id, account, side, quantity, order_type, time_in_force, limit, stop, leg, reducing = (
+        intent
+    )
+    return Order(
+        cl_ord_id=cl_ord_id,
+        account=account,
+        symbol=signal.symbol,
+        side=Side(side),
+        order_qty=Decimal(quantity),
+        order_type=OrderType(order_type),
+        time_in_force=TimeInForce(time_in_force),
+        created_at=created_at,
+        limit_price=Decimal(limit) if limit else None,
+        stop_price=Decimal(stop) if stop else None,
+        source=signal.source,
+        signal_id=signal.id,
+        strategy=signal.strategy,
+        leg=leg,
+        reducing=reducing,
+    )
+
+
+async def recover(engine: TradingEngine) -> None:
+    """Load everything. Orders without proof become ``unknown``; each is looked up once its account connects."""
+    loaded = await engine.journal.load()
+    orders = {order.cl_ord_id: order for order in loaded.orders}
+    fresh: list[Order] = []
+    for entry in loaded.signals:
+        signal = signal_from_document(entry.body, entry.body_hash, engine.clock.now())
+        record = record_from_entry(entry, signal, orders)
+        engine.records[record.key] = record
+        fresh += [order for order in record.orders.values() if order.cl_ord_id not in orders]
+        _doubt(engine, record)
+    for order in loaded.orders:
+        if order.status is OrderStatus.PENDING_NEW:  # made by hand
+            order.status = OrderStatus.UNKNOWN
+    engine.keeper.load(loaded.positions)
+    engine.orders.load([*loaded.orders, *fresh], loaded.fills)
+    for order in fresh:
+        engine.journal.note_order(order)
+    for entry in loaded.signals:
+        if not entry.settled:
+            engine.journal.note_settled(entry.seq)
+    engine.counts.update(loaded.counts)
+    await _restore_states(engine, loaded)
+    for record in engine.records.values():
+        if record.held:
+            engine.hold(record)
+
+
+def _doubt(engine: TradingEngine, record: SignalRecord) -> None:
+    """Turn orders whose fate nobody noted into unknown ones, to be sent again only while they are fresh."""
+    signal, config = record.signal, engine.config
+    limit = float(
+        signal.valid_for_s if signal.valid_for_s is not None else config.signals.max_age_s
+    )
+    left = (signal.issued_at + timedelta(seconds=limit) - engine.clock.now()).total_seconds()
+    mono = engine.clock.monotonic_ns()
+    for order in record.orders.values():
+        if order.status not in {OrderStatus.PENDING_NEW, OrderStatus.UNKNOWN}:
+            continue
+        order.status = OrderStatus.UNKNOWN
+        order.code = "OUTCOME_UNKNOWN"
+        order.text = "the engine stopped before its outcome was known; it is being looked up"
+        order.send_before_ns = mono + int(left * 1e9) if left > 0 else 0
+        order.planned_ns = mono
+        record.waiting.add(order.cl_ord_id)
+
+
+async def _restore_states(engine: TradingEngine, loaded: LoadedState) -> None:
+    for halt in loaded.halts:
+        state = TradingState(halt["state"])
+        engine.states.set(Latch(halt["scope"], state, halt["reason"], halt["at"], halt["by"]))
+    for account, day, baseline in loaded.days:
+        state_of = engine.fleet.states.get(account)
+        if state_of is not None:
+            state_of.day, state_of.day_baseline = datetime.fromisoformat(day).date(), baseline
+    await _starting_state(engine)
+
+
+async def _starting_state(engine: TradingEngine) -> None:
+    """Begin as configured; a halt that was latched stays, and no restart arms what was disarmed by hand."""
+    latch = engine.states.get(FIRM)
+    if latch is not None and latch.state is TradingState.HALTED:
+        return
+    if engine.config.engine.trading == "active":
+        if latch is not None and latch.state is TradingState.DISARMED:
+            await engine.latch(
+                FIRM, TradingState.ACTIVE, "engine.trading = active", "configuration"
+            )
+        return
+    await engine.latch(FIRM, TradingState.DISARMED, "not armed since the start", "configuration")

@@ -1,0 +1,464 @@
+"""What the engine says of itself: the feed's tables, the lists, latency, readiness, metrics; and its seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from datetime import UTC
+from decimal import Decimal
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+from prometheus_client.registry import Collector
+
+from engine import __version__
+from engine.clock import rfc3339
+from engine.documents import signal_from_document
+from engine.model import tables
+from engine.model.account import Account
+from engine.model.account_state import AccountState
+from engine.model.enums import ConnectionState, OrderStatus, SignalState, TradingState
+from engine.model.numbers import ZERO, to_text
+from engine.model.tables import KEYS
+from engine.operator_desk import OperatorDesk
+from engine.portfolio.position_keeper import Pnl
+from engine.recovery import record_from_entry
+from engine.risk.trading_state import FIRM
+from engine.trading_engine import TradingEngine
+from engine.views import (
+    Row,
+    account_row,
+    fill_row,
+    money,
+    order_row,
+    order_row_from_journal,
+    position_row,
+    signal_detail,
+    signal_row,
+)
+
+TICK_S = 0.1
+PNL_POINTS = 3_600
+
+
+class EngineReports:
+    """Answers every question about the engine, and keeps its time."""
+
+    def __init__(self, engine: TradingEngine, operator: OperatorDesk) -> None:
+        self._engine = engine
+        self._operator = operator
+        self._pnl: deque[Row] = deque(maxlen=PNL_POINTS)
+        self._task: asyncio.Task[None] | None = None
+        self._lag_ms = 0.0
+        self._rates = {"signals": 0, "orders": 0}
+        self._before = dict(engine.counts)
+        self._moved: set[str] = set()  # symbols whose price changed since the last look
+        engine.marks.listen(lambda symbol, _price: self._moved.add(symbol))
+        self._declare()
+
+    # ---- the tables of the feed ----------------------------------------------------------------------------
+
+    def _declare(self) -> None:
+        engine, table = self._engine, self._engine.publisher.table
+        table(tables.ENGINE, lambda: ["engine"], lambda _key: self.engine_row())
+        table(tables.ACCOUNTS, lambda: list(engine.fleet.states), self._account)
+        table(tables.SIGNALS, lambda: list(engine.records), self._signal)
+        table(tables.ORDERS, lambda: list(engine.orders.orders)[-3000:], self._order)
+        table(tables.FILLS, self._fill_keys, self._fill)
+        table(tables.POSITIONS, self._position_keys, self._position)
+        table(tables.HALTS, lambda: [latch.scope for latch in engine.states.latches()], self._halt)
+        table(tables.KILL, self._kill_keys, self._kill)
+        table(tables.LATENCY, lambda: list(engine.latency_stages.stages), self._latency)
+        table(tables.PNL, lambda: [point["at"] for point in self._pnl], self._point)
+        table(tables.ALERTS, lambda: [alert["id"] for alert in engine.alerts], self._alert)
+
+    def _account(self, key: str) -> Row | None:
+        state = self._engine.fleet.states.get(key)
+        return None if state is None else self.account(state)
+
+    def account(self, state: AccountState) -> Row:
+        """Return an account's row."""
+        engine = self._engine
+        latch = engine.states.strictest(f"account:{state.id}", f"broker:{state.account.broker}")
+        lane = engine.dispatcher.lanes.get(state.id)
+        return account_row(
+            state,
+            engine.keeper.pnl(state.id),
+            (latch.state if latch else TradingState.ACTIVE).value,
+            len(lane) if lane else 0,
+            engine.latency_stages.account_p50(state.id),
+        )
+
+    def _signal(self, key: str) -> Row | None:
+        record = self._engine.records.get(key)
+        return None if record is None else signal_row(record)
+
+    def _order(self, key: str) -> Row | None:
+        order = self._engine.orders.orders.get(key)
+        return None if order is None else order_row(order, self._broker(order.account))
+
+    def _broker(self, account: str) -> str:
+        state = self._engine.fleet.states.get(account)
+        return state.account.broker if state else ""
+
+    def _fill_keys(self) -> list[str]:
+        return [f"{fill.account}/{fill.exec_id}" for fill in self._engine.orders.fills]
+
+    def _fill(self, key: str) -> Row | None:
+        # Fills are touched as they arrive: the one asked for is near the end.
+        account, _, exec_id = key.partition("/")
+        for fill in reversed(self._engine.orders.fills):
+            if fill.exec_id == exec_id and fill.account == account:
+                return fill_row(fill)
+        return None
+
+    def _position_keys(self) -> list[str]:
+        return [f"{position.account}/{position.symbol}" for position in self._engine.keeper]
+
+    def _position(self, key: str) -> Row | None:
+        account, _, symbol = key.partition("/")
+        position = self._engine.keeper.get(account, symbol)
+        return (
+            None
+            if position is None
+            else position_row(position, self._engine.marks, self._engine.clock.now())
+        )
+
+    def _halt(self, key: str) -> Row | None:
+        latch = self._engine.states.get(key)
+        if latch is None:
+            return None
+        return {
+            "scope": key,
+            "state": latch.state.value,
+            "reason": latch.reason,
+            "at": latch.at,
+            "by": latch.by,
+        }
+
+    def _kill_keys(self) -> list[str]:
+        run = self._operator.kill_run
+        return run.accounts() if run else []
+
+    def _kill(self, key: str) -> Row | None:
+        run = self._operator.kill_run
+        return run.row(key) if run else None
+
+    def _latency(self, key: str) -> Row:
+        return self._engine.latency_stages.row(key, rfc3339(self._engine.clock.now()))
+
+    def _point(self, key: str) -> Row | None:
+        return next((point for point in reversed(self._pnl) if point["at"] == key), None)
+
+    def _alert(self, key: str) -> Row | None:
+        return next((alert for alert in reversed(self._engine.alerts) if alert["id"] == key), None)
+
+    def totals(self) -> tuple[Pnl, Decimal, Decimal]:
+        """Return the firm's P&L, equity (of the accounts that have told it) and P&L of the day."""
+        engine = self._engine
+        realised = unrealised = exposure = equity = day = ZERO
+        count = 0
+        for state in engine.fleet.states.values():
+            pnl = engine.keeper.pnl(state.id)
+            realised += pnl.realised
+            unrealised += pnl.unrealised
+            exposure += pnl.exposure
+            count += pnl.positions
+            equity += state.equity(pnl.total) or ZERO
+            day += pnl.total - state.day_baseline
+        return Pnl(realised, unrealised, exposure, count), equity, day
+
+    def engine_row(self) -> Row:
+        """Return the one row of ``engine``."""
+        engine = self._engine
+        config, states = engine.config, engine.fleet.states.values()
+        pnl, equity, day = self.totals()
+        latch = engine.states.get(FIRM)
+        return {
+            "key": "engine",
+            "name": config.engine.name,
+            "version": __version__,
+            "pid": os.getpid(),
+            "book": engine.journal.book,
+            "profile": config.storage.profile,
+            "simulated": all(_simulated(state.account) for state in states),
+            "trading": (latch.state if latch else TradingState.ACTIVE).value,
+            "reason": latch.reason if latch else "",
+            "started_at": rfc3339(engine.started_at),
+            "now": rfc3339(engine.clock.now()),
+            "accounts": len(states),
+            "connected": sum(state.usable for state in states),
+            "open_orders": sum(len(state.working) for state in states),
+            "unknown_orders": self._unknown(),
+            "held": sum(bool(record.held) for record in engine.records.values()),
+            **engine.counts,
+            "signals_per_s": self._rates["signals"],
+            "orders_per_s": self._rates["orders"],
+            "equity": money(equity),
+            "day_pnl": money(day),
+            "realised": money(pnl.realised),
+            "unrealised": money(pnl.unrealised),
+            "exposure": money(pnl.exposure),
+            "loop_lag_ms": round(self._lag_ms, 2),
+            "services": self._services(),
+            "prices": {
+                symbol: to_text(engine.marks.price(symbol) or ZERO)
+                for symbol in engine.marks.symbols()
+            },
+        }
+
+    def _unknown(self) -> int:
+        return sum(
+            order.status is OrderStatus.UNKNOWN
+            for state in self._engine.fleet.states.values()
+            for order in state.working.values()
+        )
+
+    def _services(self) -> dict[str, Row]:
+        engine = self._engine
+        failed = engine.journal.failed
+        services = {"journal": {"state": "error" if failed else "connected", "text": failed}}
+        for name, copy in (("redis", engine.mirror), ("mongo", engine.history)):
+            if copy is not None:
+                state, text = copy.status()
+                services[name] = {"state": state.value, "text": text}
+        for name, status in engine.links.items():
+            state, text = status()
+            services[name] = {"state": state.value, "text": text}
+        if engine.prices is not None:
+            problem = engine.prices.problem
+            services["prices"] = {"state": "degraded" if problem else "connected", "text": problem}
+        return services
+
+    # ---- seconds --------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin ticking."""
+        self._task = asyncio.get_running_loop().create_task(self._tick(), name="reports")
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        publisher = self._engine.publisher
+        turn = 0
+        while True:
+            due = loop.time() + TICK_S
+            await asyncio.sleep(TICK_S)
+            self._lag_ms = max((loop.time() - due) * 1000, self._lag_ms * 0.9)
+            turn += 1
+            if turn % 5 == 0:
+                self._touch_moved()
+                publisher.touch(tables.ENGINE, "engine")
+            if turn % 10 == 0:
+                self._second()
+
+    def _touch_moved(self) -> None:
+        engine, publisher = self._engine, self._engine.publisher
+        for symbol in self._moved:
+            for account in engine.keeper.holders(symbol):
+                publisher.touch(tables.POSITIONS, f"{account}/{symbol}")
+                publisher.touch(tables.ACCOUNTS, account)
+        self._moved.clear()
+
+    def _second(self) -> None:
+        engine = self._engine
+        for name in self._rates:
+            self._rates[name] = engine.counts[name] - self._before[name]
+        self._before = dict(engine.counts)
+        for stage in engine.latency_stages.tick():
+            engine.publisher.touch(tables.LATENCY, stage)
+        self._roll_days()
+        pnl, equity, _ = self.totals()
+        at = rfc3339(engine.clock.now())
+        self._pnl.append(
+            {
+                "at": at,
+                "equity": money(equity),
+                "total": money(pnl.total),
+                "realised": money(pnl.realised),
+                "unrealised": money(pnl.unrealised),
+            }
+        )
+        engine.publisher.touch(tables.PNL, at)
+
+    def _roll_days(self) -> None:
+        """Start an account's day: its date in its own zone has changed."""
+        engine = self._engine
+        now = engine.clock.now()
+        for state in engine.fleet.states.values():
+            day = state.hours.day(now) if state.hours else now.astimezone(UTC).date()
+            if state.day is None or day > state.day:
+                first = state.day is None
+                state.day = day
+                total = engine.keeper.pnl(state.id).total
+                state.day_baseline = total
+                if not first or total:
+                    engine.journal.note_day(state.id, day.isoformat(), total)
+
+    # ---- questions -------------------------------------------------------------------------------------------
+
+    async def signal_detail(self, key: str) -> dict[str, Any] | None:
+        """Return one signal with a row per account and its trace; older ones come from the journal."""
+        record = self._engine.records.get(key)
+        if record is None:
+            source, _, signal_id = key.partition("/")
+            entry = await self._engine.journal.signal(source, signal_id)
+            if entry is None:
+                return None
+            orders = await self._engine.journal.orders_of(source, signal_id)
+            live = self._engine.orders.orders
+            record = record_from_entry(
+                entry,
+                signal_from_document(entry.body, entry.body_hash, self._engine.clock.now()),
+                {order.cl_ord_id: live.get(order.cl_ord_id, order) for order in orders},
+            )
+        return signal_detail(record)
+
+    async def list_rows(
+        self, table: str, where: dict[str, str], limit: int, after: str | None
+    ) -> dict[str, Any]:
+        """Return a page of rows, newest first."""
+        if table in {tables.POSITIONS, tables.ACCOUNTS}:
+            return self._page_of_live(table, where, limit, after)
+        await self._engine.journal.flushed()
+        rows = await self._engine.journal.page(table, where, limit, after)
+        if table == tables.ORDERS:
+            items = [order_row_from_journal(row, self._broker(row["account"])) for row in rows]
+        elif table == tables.FILLS:
+            items = [
+                {
+                    "key": f"{row['account']}/{row['exec_id']}",
+                    **{n: v for n, v in row.items() if n != "cursor"},
+                }
+                for row in rows
+            ]
+        else:
+            items = [await self._signal_item(row) for row in rows]
+        return {"items": items, "next": rows[-1]["cursor"] if len(rows) == limit else None}
+
+    async def _signal_item(self, row: Row) -> Row:
+        key = f"{row['source']}/{row['id']}"
+        record = self._engine.records.get(key)
+        if record is not None:
+            return signal_row(record)
+        detail = await self.signal_detail(key)
+        assert detail is not None
+        found: Row = detail["signal"]
+        return found
+
+    def _page_of_live(
+        self, table: str, where: dict[str, str], limit: int, after: str | None
+    ) -> dict[str, Any]:
+        key = KEYS[table]
+        column = {
+            "account": "id" if table == tables.ACCOUNTS else "account",
+            "status": "connection",
+        }
+        rows = sorted(self._engine.publisher.rows(table), key=lambda row: str(row[key]))
+        found = [
+            row
+            for row in rows
+            if (after is None or row[key] > after)
+            and all(str(row.get(column.get(name, name))) == value for name, value in where.items())
+        ]
+        page = found[:limit]
+        return {"items": page, "next": page[-1][key] if len(found) > limit else None}
+
+    def latency(self) -> dict[str, Any]:
+        """Return every stage's percentiles."""
+        return self._engine.latency_stages.report()
+
+    def readiness(self) -> list[str]:
+        """Return why the engine is not ready to trade."""
+        engine = self._engine
+        reasons = []
+        if engine.journal.failed:
+            reasons.append(f"the journal failed: {engine.journal.failed}")
+        latch = engine.states.get(FIRM)
+        if latch is not None:
+            reasons.append(f"trading is {latch.state.value}: {latch.reason}")
+        active = [state for state in engine.fleet.states.values() if state.account.active]
+        if not active:
+            reasons.append("no account is active")
+        down = [state.id for state in active if not state.usable]
+        if active and len(down) == len(active):
+            reasons.append("no account is connected")
+        for name, service in self._services().items():
+            if service["state"] not in {
+                ConnectionState.CONNECTED.value,
+                ConnectionState.DEGRADED.value,
+            }:
+                reasons.append(f"{name} is {service['state']}: {service['text']}")
+        return reasons
+
+    def metrics_text(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        registry = CollectorRegistry()
+        registry.register(_EngineCollector(self._engine, self))
+        return generate_latest(registry).decode("ascii")
+
+
+class _EngineCollector(Collector):
+    """Reads the figures when Prometheus asks, so that counting costs the hot path nothing more."""
+
+    def __init__(self, engine: TradingEngine, reports: EngineReports) -> None:
+        self._engine = engine
+        self._reports = reports
+
+    def collect(self) -> Any:
+        """Yield the metric families."""
+        engine, row = self._engine, self._reports.engine_row()
+        for name in ("signals", "orders", "fills"):
+            yield CounterMetricFamily(
+                f"volley_{name}", f"{name} since the book began", value=engine.counts[name]
+            )
+        refused = CounterMetricFamily(
+            "volley_signals_by_state", "recent signals by state", labels=["state"]
+        )
+        for state in SignalState:
+            refused.add_metric(
+                [state.value], sum(record.state is state for record in engine.records.values())
+            )
+        yield refused
+        for name in (
+            "accounts",
+            "connected",
+            "open_orders",
+            "unknown_orders",
+            "held",
+            "loop_lag_ms",
+        ):
+            yield GaugeMetricFamily(f"volley_{name}", name.replace("_", " "), value=row[name])
+        armed = row["trading"] == TradingState.ACTIVE.value
+        yield GaugeMetricFamily("volley_trading_active", "1 when armed and not halted", value=armed)
+        latency = SummaryMetricFamily(
+            "volley_stage_seconds", "time per stage of an order's way", labels=["stage"]
+        )
+        for name, stage in engine.latency_stages.stages.items():
+            total = stage.total
+            latency.add_metric([name], count_value=total.count, sum_value=total.sum / 1e6)
+        yield latency
+        quantiles = GaugeMetricFamily(
+            "volley_stage_quantile_seconds",
+            "percentiles per stage, last minute",
+            labels=["stage", "quantile"],
+        )
+        for name, stage in engine.latency_stages.stages.items():
+            summary = stage.minute().summary()
+            for label, key in (("0.5", "p50"), ("0.9", "p90"), ("0.99", "p99")):
+                if summary[key] is not None:
+                    quantiles.add_metric([name, label], (summary[key] or 0) / 1e6)
+        yield quantiles
+
+
+def _simulated(account: Account) -> bool:
+    """Say whether an account's money is play money on this machine (a loopback venue, or paper)."""
+    return account.broker == "paper" or (account.base_url or "").startswith("http://")

@@ -1,0 +1,72 @@
+"""Checks of an order before it may exist: pure functions, a code and a sentence or nothing."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from engine.model.account import Limits
+from engine.model.instrument import Instrument
+from engine.model.numbers import is_multiple, to_text
+
+Denied = tuple[str, str] | None
+_HUNDRED = Decimal(100)
+
+
+def quantity(order_qty: Decimal, limits: Limits) -> Denied:
+    """Check the account's largest quantity."""
+    most = limits.max_order_quantity
+    # Written so that a NaN would be refused: every comparison with NaN is false.
+    if most is None or order_qty <= most:
+        return None
+    return "QTY_MAX", f"{to_text(order_qty)} > {to_text(most)}"
+
+
+def value(
+    order_qty: Decimal, price: Decimal | None, instrument: Instrument, limits: Limits
+) -> Denied:
+    """Check the account's largest order value; without a price the value cannot be proven small enough."""
+    most = limits.max_order_value
+    if most is None:
+        return None
+    if price is None:
+        return "REF_MISSING", "there is no price to check max_order_value with"
+    worth = order_qty * price * instrument.multiplier
+    if worth <= most:
+        return None
+    return "VALUE_MAX", f"{to_text(order_qty)} × {to_text(price)} = {worth:.2f} > {to_text(most)}"
+
+
+def collar(price: Decimal, reference: Decimal, percent: Decimal) -> Denied:
+    """Check that ``price`` lies within ±``percent`` of ``reference``."""
+    away = abs(price - reference) / reference * _HUNDRED
+    if away <= percent:
+        return None
+    return (
+        "COLLAR",
+        f"{to_text(price)} is {away:.2f} % from the reference {to_text(reference)}, allowed are {to_text(percent)} %",
+    )
+
+
+def drift(market: Decimal, intended: Decimal, percent: Decimal) -> Denied:
+    """Check that the market is still near the price the producer decided on."""
+    away = abs(market - intended) / intended * _HUNDRED
+    if away <= percent:
+        return None
+    moved = f"{away:.2f} % > {to_text(percent)} % from the producer's {to_text(intended)}"
+    return "DRIFT", f"the market is at {to_text(market)}, {moved}"
+
+
+def tick(price: Decimal | None, instrument: Instrument) -> Denied:
+    """Check that a price lies on the instrument's grid."""
+    if price is None or is_multiple(price, instrument.tick):
+        return None
+    return "TICK", f"{to_text(price)} is not a multiple of {to_text(instrument.tick)}"
+
+
+def fan_out(orders: int, worth: Decimal, most_orders: int, most_worth: Decimal) -> Denied:
+    """Check one signal's reach; over the cap none of its orders is sent."""
+    if orders > most_orders:
+        return "FANOUT_ACCOUNTS", f"{orders} accounts > {most_orders}"
+    if worth <= most_worth:
+        return None
+    return "FANOUT_VALUE", f"{worth:.2f} > {to_text(most_worth)}"

@@ -1,0 +1,1 @@
+"""Ways to run the engine's parts: the demo now, intake and execution apart later."""

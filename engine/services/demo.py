@@ -1,0 +1,209 @@
+"""The demo: practice accounts, a simulated venue in a process of its own, and a stream of practice signals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from engine.clock import rfc3339
+from engine.config import Config
+from engine.errors import InvalidSignal, StoreError, TradingError
+from engine.home import Home
+from engine.model.account import Account
+from engine.model.numbers import to_text
+from engine.services.child import own_command
+from engine.stores.accounts_sqlite import SqliteAccountStore
+from engine.stores.vault import FileVault
+from engine.trading_engine import TradingEngine
+
+log = logging.getLogger(__name__)
+
+_STOPS_WITHIN_S = 3.0
+_PACE_S = (0.5, 1.6)  # between two practice signals
+_CENT = Decimal("0.01")
+_BOOK = {
+    "breakout": ("AAPL", "NVDA", "TSLA"),
+    "mean-rev": ("MSFT", "SPY", "AMZN"),
+    "momo": ("BTCUSDT", "ETHUSDT"),
+}
+_NAMES = (
+    "Alder", "Birch", "Cedar", "Dogwood", "Elm", "Fir", "Ginkgo", "Hazel", "Ironwood", "Juniper", "Katsura",
+    "Larch", "Maple", "Nutmeg", "Oak", "Pine", "Quince", "Rowan", "Spruce", "Tamarack", "Umbrella Pine",
+    "Viburnum", "Willow", "Yew",
+)  # fmt: skip
+_SIZINGS: tuple[dict[str, str], ...] = (
+    {"method": "notional", "value": "5000"},
+    {"method": "percent_equity", "percent": "4"},
+    {"method": "risk_percent", "percent": "0.1"},
+    {"method": "notional", "value": "12000"},
+    {"method": "multiplier", "factor": "2"},
+    {"method": "signal"},
+)
+
+
+def practice_accounts(venue: str, vault: FileVault) -> list[Account]:
+    """Return the demo's accounts: most on the simulated venue, some on paper, some that pass signals over."""
+    accounts = []
+    for number, name in enumerate(_NAMES):
+        account_id = f"D-{number + 1:02d}"
+        document: dict[str, Any] = {
+            "id": account_id,
+            "name": f"{name} Partners" if number % 3 else f"{name} Family",
+            "broker": "paper" if number % 4 == 3 else "alpaca",
+            "tags": ["gold"] if number < 8 else ["silver"] if number < 16 else ["bronze"],
+            "strategies": [["*"], ["breakout", "momo"], ["*"], ["mean-rev", "breakout"]][
+                number % 4
+            ],
+            "approval": "review" if number in {6, 13, 20} else "auto",
+            "active": number != 22,
+            "sizing": _SIZINGS[number % len(_SIZINGS)],
+            "limits": {"max_order_value": "25000", "max_positions": 6, "max_orders_per_second": 8},
+        }
+        if number == 17:
+            document["symbols"] = ["AAPL", "MSFT", "SPY"]
+        if number == 9:
+            document["limits"]["min_reward_risk"] = "2.5"
+        if document["broker"] == "alpaca":
+            document["base_url"] = venue
+            keys = {"key_id": f"DEMO{number + 1:02d}", "secret": f"practice-{number + 1:02d}-only"}
+            document["credentials"] = {
+                field: vault.seal(account_id, field, text) for field, text in keys.items()
+            }
+        accounts.append(Account.model_validate(document))
+    return accounts
+
+
+def demo_config(config: Config) -> Config:
+    """Return the configuration a demo runs with: armed, simulated venues allowed, any free port."""
+    engine = {"trading": "active", "allow_simulated_venues": True}
+    if "engine" not in config.model_fields_set or "listen" not in config.engine.model_fields_set:
+        engine["listen"] = "127.0.0.1:0"
+    limits = {"max_signal_value": Decimal(1_000_000), "max_orders_per_second": 1_000}
+    return config.model_copy(
+        update={
+            "engine": config.engine.model_copy(update=engine),
+            "limits": config.limits.model_copy(update=limits),
+            "storage": config.storage.model_copy(update={"profile": "embedded"}),
+            "market": config.market.model_copy(update={"source": "brokers"}),
+        }
+    )
+
+
+@asynccontextmanager
+async def demo_world(home: Home) -> AsyncIterator[str]:
+    """Start the venue and put the practice accounts into ``home``; yields the venue's URL.
+
+    Raises:
+        TradingError: the venue does not start.
+    """
+    command = own_command(
+        "simbroker", "--port", "0", "--dialect", "alpaca", "--lifeline", "--latency-ms", "4"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        line = (await process.stdout.readline()).decode(errors="replace").strip()
+        if "http://" not in line:
+            raise TradingError(f"the simulated venue did not start: {line or 'it ended at once'}")
+        venue = "http://" + line.rpartition("http://")[2]
+        store = SqliteAccountStore(home.path / "accounts.sqlite3")
+        await store.open()
+        try:
+            await store.put(practice_accounts(venue, FileVault(home.path, keyring=None)))
+        finally:
+            await store.close()
+        yield venue
+    finally:
+        process.stdin.close()  # its lifeline
+        try:
+            async with asyncio.timeout(_STOPS_WITHIN_S):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+class PracticeSignals:
+    """Sends practice signals as a producer would, bytes through the strict intake, for as long as it runs."""
+
+    def __init__(self, engine: TradingEngine, seed: int = 11) -> None:
+        self._engine = engine
+        self._random = random.Random(seed)  # noqa: S311 (practice, not secrets)
+        self._entries: dict[tuple[str, str], int] = {}
+        self._number = 0
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin; the first signal goes out as soon as an account is connected."""
+        if self._engine.prices is not None:
+            for symbols in _BOOK.values():
+                for symbol in symbols:
+                    self._engine.prices.follow(symbol)
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="practice-signals")
+
+    async def stop(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while not self._engine.fleet.usable_brokers:  # noqa: ASYNC110 (a state, not an event)
+            await asyncio.sleep(0.05)
+        while True:
+            strategy = self._random.choice(list(_BOOK))
+            symbol = self._random.choice(_BOOK[strategy])
+            if self._engine.prices is not None and self._engine.marks.price(symbol) is None:
+                await self._engine.prices.ask(symbol)
+            body = orjson.dumps(self._signal(strategy, symbol))
+            try:
+                await self._engine.handle_signal(body, origin="demo")
+            except (InvalidSignal, StoreError) as error:
+                log.warning("practice signal refused: %s", error)
+            await asyncio.sleep(self._random.uniform(*_PACE_S))
+
+    def _signal(self, strategy: str, symbol: str) -> dict[str, Any]:
+        self._number += 1
+        signal: dict[str, Any] = {
+            "id": f"{strategy}-{self._number:05d}",
+            "source": "practice",
+            "strategy": strategy,
+            "symbol": symbol,
+            "issued_at": rfc3339(self._engine.clock.now()),
+        }
+        open_entries = self._entries.get((strategy, symbol), 0)
+        if open_entries >= self._random.randint(2, 4):
+            self._entries[strategy, symbol] = 0
+            return signal | {"action": "close"}
+        self._entries[strategy, symbol] = open_entries + 1
+        return signal | self._entry(symbol)
+
+    def _entry(self, symbol: str) -> dict[str, Any]:
+        buys = self._random.random() < 0.6
+        fields: dict[str, Any] = {"action": "buy" if buys else "sell", "order_type": "market"}
+        price = self._engine.marks.price(symbol)
+        if price is None:
+            return fields | {"quantity": "5"}
+        sign = 1 if buys else -1
+        fields["quantity"] = "0.05" if price > 1000 else "10"
+        fields["reference_price"] = to_text(price)
+        fields["stop_loss"] = self._near(price, -sign * 8)
+        fields["take_profit"] = self._near(price, sign * 16)
+        if self._random.random() < 0.5:
+            fields["order_type"] = "limit"
+            fields["limit_price"] = self._near(price, sign * self._random.choice((-1, 0, 1)))
+        return fields
+
+    @staticmethod
+    def _near(price: Decimal, thousandths: int) -> str:
+        return to_text((price * (1000 + thousandths) / 1000).quantize(_CENT))

@@ -1,0 +1,183 @@
+"""A signal as the engine remembers it: what it asked, what was planned, what came of it, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from engine.model.enums import OrderStatus, SignalState
+from engine.model.order import Order
+from engine.model.receipt import SignalReceipt
+from engine.model.signal import Signal
+from engine.stores.journal import SignalEntry
+
+Reason = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Stamps:
+    """Monotonic nanoseconds of a signal's stages; 0 where it has not come to that."""
+
+    received: int = 0
+    validated: int = 0
+    durable: int = 0
+    planned: int = 0
+    first_byte: int = 0
+    last_byte: int = 0
+    first_ack: int = 0
+    last_ack: int = 0
+
+    def since_received(self) -> dict[str, int | None]:
+        """Return each stage as nanoseconds since ``received``."""
+        return {
+            name: value - self.received if (value := getattr(self, name)) else None
+            for name in (
+                "validated",
+                "durable",
+                "planned",
+                "first_byte",
+                "last_byte",
+                "first_ack",
+                "last_ack",
+            )
+        }
+
+    def note_order(self, order: Order) -> None:
+        """Widen the signal's sending and acknowledging by one order's."""
+        if order.first_byte_ns:
+            self.first_byte = min(self.first_byte or order.first_byte_ns, order.first_byte_ns)
+        if order.last_byte_ns:
+            self.last_byte = max(self.last_byte, order.last_byte_ns)
+        if order.acked_ns:
+            self.first_ack = min(self.first_ack or order.acked_ns, order.acked_ns)
+            self.last_ack = max(self.last_ack, order.acked_ns)
+
+
+@dataclass(slots=True)
+class SignalRecord:
+    """One signal, live."""
+
+    signal: Signal
+    origin: str
+    received_at: datetime
+    state: SignalState
+    code: str = ""
+    message: str = ""
+    stamps: Stamps = field(default_factory=Stamps)
+    orders: dict[str, Order] = field(
+        default_factory=dict
+    )  # by account: the entry (or exit) of this signal
+    cancels: dict[str, list[Order]] = field(default_factory=dict)  # of a cancel signal, by account
+    done: dict[str, str] = field(
+        default_factory=dict
+    )  # account → what was done without an order (modify)
+    skipped: dict[str, Reason] = field(default_factory=dict)
+    refused: dict[str, Reason] = field(default_factory=dict)
+    held: dict[str, None] = field(default_factory=dict)
+    hold_expires_at: datetime | None = None
+    waiting: set[str] = field(default_factory=set)  # ClOrdIDs sent and not yet answered
+    released: bool = False  # an operator's thinking time is no latency of ours
+    entry: SignalEntry | None = None
+    loaded_trace: dict[str, Any] | None = None
+
+    @property
+    def key(self) -> str:
+        """Return ``source/id``."""
+        return self.signal.key
+
+    def receipt(self, body_hash: str | None = None) -> SignalReceipt:
+        """Return the first outcome; with ``body_hash`` as the answer to a repeat."""
+        repeated = body_hash is not None and body_hash == self.signal.body_hash
+        first = self.first_state
+        return SignalReceipt(
+            signal_id=self.signal.id,
+            source=self.signal.source,
+            state=first,
+            code=self.code if first is SignalState.REFUSED else "",
+            message=self.message if first is SignalState.REFUSED else "",
+            repeated=repeated,
+            contradicted=body_hash is not None and not repeated,
+        )
+
+    @property
+    def first_state(self) -> SignalState:
+        """Return the state the sender was told: later rejection or expiry does not change that answer."""
+        if self.state in {SignalState.REJECTED, SignalState.EXPIRED}:
+            return SignalState.HELD
+        plan = self.entry.plan if self.entry else {}
+        return SignalState(plan.get("first", self.state))
+
+    def plan(self) -> dict[str, Any]:
+        """Return the plan as the journal keeps it: every intent, and why every other account has none."""
+        reasons: dict[tuple[str, str, str], list[str]] = {}
+        for kind, table in (("skipped", self.skipped), ("refused", self.refused)):
+            for account, (code, message) in table.items():
+                reasons.setdefault((kind, code, message), []).append(account)
+        first = self.entry.plan.get("first") if self.entry else None
+        return {
+            "first": first or self.state.value,
+            "orders": [order_intent(order) for order in self.orders.values()],
+            "cancels": {
+                account: [order.cl_ord_id for order in orders]
+                for account, orders in self.cancels.items()
+            },
+            "done": self.done,
+            "held": list(self.held),
+            "hold_expires_at": self.hold_expires_at.isoformat() if self.hold_expires_at else None,
+            "reasons": [
+                [kind, code, message, accounts]
+                for (kind, code, message), accounts in reasons.items()
+            ],
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Return how many accounts ended where."""
+        sent = filled = working = rejected = unknown = denied = 0
+        for order in self.orders.values():
+            status = order.status
+            if status is OrderStatus.DENIED:
+                denied += 1
+                continue
+            if status is OrderStatus.UNKNOWN:
+                unknown += 1
+            elif order.was_sent:
+                sent += 1
+            if status is OrderStatus.FILLED:
+                filled += 1
+            elif status is OrderStatus.REJECTED:
+                rejected += 1
+            elif status.working:
+                working += 1
+        sent += len(self.cancels) + len(self.done)
+        return {
+            "accounts": len(self.orders)
+            + len(self.held)
+            + len(self.refused)
+            + len(self.cancels)
+            + len(self.done),
+            "sent": sent,
+            "held": len(self.held),
+            "skipped": len(self.skipped),
+            "refused": len(self.refused) + denied,
+            "filled": filled,
+            "working": working,
+            "rejected": rejected,
+            "unknown": unknown,
+        }
+
+
+def order_intent(order: Order) -> list[Any]:
+    """Return an intent for the plan: everything that is needed to send the order again after a crash."""
+    return [
+        order.cl_ord_id,
+        order.account,
+        order.side._value_,
+        str(order.order_qty),
+        order.order_type._value_,
+        order.time_in_force._value_,
+        None if order.limit_price is None else str(order.limit_price),
+        None if order.stop_price is None else str(order.stop_price),
+        order.leg,
+        order.reducing,
+    ]

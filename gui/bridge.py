@@ -1,0 +1,235 @@
+"""From the engine's feed to the panels: newest row per key, delivered once a frame.
+
+The client calls ``Store`` as rows arrive; the store only updates dictionaries and notes keys. One 16 ms timer,
+running only while something is dirty or moving, hands each table's changed keys to whoever shows them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from time import monotonic, perf_counter
+
+from PySide6.QtCore import QObject, Qt, QTimer, Signal
+
+from engine.client import Row
+from engine.model import tables
+from engine.model.enums import ConnectionState
+from gui.formatting import epoch
+
+FRAME_MS = 16
+CAPS: dict[str, int] = {
+    tables.SIGNALS: 5_000,
+    tables.ORDERS: 20_000,
+    tables.FILLS: 20_000,
+    tables.ALERTS: 5_000,
+    tables.PNL: 20_000,
+}
+"""The most rows kept here; the oldest leave first (the engine's lists still have them)."""
+
+Rows = dict[str, Row]
+Changes = Callable[[Iterable[str], Iterable[str]], None]
+"""Takes changed and removed keys of one table."""
+Animation = Callable[[float], bool]
+"""Draws one step at a moment (monotonic seconds); says whether it wants another."""
+
+
+class Watch:
+    """What one panel wants to hear about one table."""
+
+    __slots__ = ("changed", "reset")
+
+    def __init__(self, changed: Changes, reset: Callable[[], None]) -> None:
+        self.changed = changed
+        self.reset = reset
+
+
+class FrameMeter:
+    """Times of the frame pump: the interval between frames and the work in each (milliseconds)."""
+
+    def __init__(self) -> None:
+        self.intervals: deque[float] = deque(maxlen=240)
+        self.work: deque[float] = deque(maxlen=240)
+        self.longest = 0.0
+
+    def note(self, interval: float | None, work: float) -> None:
+        """Add one frame."""
+        if interval is not None:
+            self.intervals.append(interval)
+        self.work.append(work)
+        self.longest = max(self.longest, work)
+
+    def p99(self) -> float | None:
+        """Return the 99th percentile of the work per frame of the last few seconds, in milliseconds."""
+        if not self.work:
+            return None
+        ordered = sorted(self.work)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+
+
+class Store(QObject):
+    """Everything the engine has said, and what of it changed since the last frame (an EngineListener)."""
+
+    link_changed = Signal()
+    reset_done = Signal()
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.tables: dict[str, Rows] = {name: {} for name in tables.KEYS}
+        self.link = ConnectionState.CONNECTING
+        self.link_text = "Starting…"
+        self.meter = FrameMeter()
+        self.changes_seen = 0
+        self._watches: dict[str, list[Watch]] = {}
+        self._dirty: dict[str, dict[str, None]] = {}
+        self._removed: dict[str, dict[str, None]] = {}
+        self._animations: list[Animation] = []
+        self._heard_at: float | None = None
+        self._engine_clock: tuple[float, float] | None = None
+        self._frame_at: float | None = None
+        self._timer = QTimer(self)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.setInterval(FRAME_MS)
+        self._timer.timeout.connect(self.frame)
+
+    # --- the listener -------------------------------------------------------------------------
+
+    def on_snapshot(self, snapshot: dict[str, list[Row]]) -> None:
+        """Replace everything known."""
+        self._heard()
+        self._dirty.clear()
+        self._removed.clear()
+        for name, key in tables.KEYS.items():
+            rows = self.tables[name]
+            rows.clear()
+            rows.update((row[key], row) for row in snapshot.get(name, ()))
+            self._trim(name)
+        self._set_engine_clock()
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.reset()
+        self.reset_done.emit()
+
+    def on_batch(self, changes: dict[str, list[Row]], removed: dict[str, list[str]]) -> None:
+        """Take changed rows and removed keys; they are shown with the next frame."""
+        self._heard()
+        for name, changed in changes.items():
+            key = tables.KEYS.get(name)
+            if key is None:
+                continue  # a newer engine's table
+            rows = self.tables[name]
+            dirty = self._dirty.setdefault(name, {})
+            gone = self._removed.get(name)
+            for row in changed:
+                at = row[key]
+                rows[at] = row
+                dirty[at] = None
+                if gone:
+                    gone.pop(at, None)
+            self.changes_seen += len(changed)
+            self._trim(name)
+        for name, keys in removed.items():
+            if name in self.tables:
+                self._drop(name, keys)
+        if tables.ENGINE in changes:
+            self._set_engine_clock()
+        self.wake()
+
+    def on_link(self, state: ConnectionState, text: str) -> None:
+        """Take the state of the link; rows are stale unless it is connected."""
+        self.link = state
+        self.link_text = text
+        if state is ConnectionState.CONNECTED:
+            self._heard()
+        self.link_changed.emit()
+
+    # --- for panels ---------------------------------------------------------------------------
+
+    def watch(self, table: str, changed: Changes, reset: Callable[[], None]) -> None:
+        """Tell ``changed`` a table's changed and removed keys, once a frame; ``reset`` on a snapshot."""
+        self._watches.setdefault(table, []).append(Watch(changed, reset))
+
+    def animate(self, step: Animation) -> None:
+        """Call ``step`` once a frame until it says it is done."""
+        if step not in self._animations:
+            self._animations.append(step)
+        self.wake()
+
+    def wake(self) -> None:
+        """Start the frame pump, if it rests."""
+        if not self._timer.isActive():
+            self._frame_at = None
+            self._timer.start()
+
+    def rows(self, table: str) -> Rows:
+        """Return a table's rows by key; not to be changed."""
+        return self.tables[table]
+
+    @property
+    def engine(self) -> Row:
+        """Return the engine's own row; empty until it has spoken."""
+        return self.tables[tables.ENGINE].get("engine", {})
+
+    @property
+    def connected(self) -> bool:
+        """Say whether what is shown is live."""
+        return self.link is ConnectionState.CONNECTED
+
+    def age(self) -> float | None:
+        """Return the seconds since the engine last said anything; ``None`` before it has."""
+        return None if self._heard_at is None else monotonic() - self._heard_at
+
+    def now(self) -> float | None:
+        """Return the engine's time now, in seconds since 1970 (its clock, not this machine's)."""
+        if self._engine_clock is None:
+            return None
+        stamp, at = self._engine_clock
+        return stamp + monotonic() - at
+
+    def age_of(self, stamp: str | None) -> float | None:
+        """Return how many seconds ago a stamp of the engine's was."""
+        then, now = epoch(stamp), self.now()
+        return None if then is None or now is None else now - then
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _heard(self) -> None:
+        self._heard_at = monotonic()
+
+    def _set_engine_clock(self) -> None:
+        stamp = epoch(self.engine.get("now"))
+        if stamp is not None:
+            self._engine_clock = (stamp, monotonic())
+
+    def _trim(self, name: str) -> None:
+        rows = self.tables[name]
+        over = len(rows) - CAPS.get(name, len(rows))
+        if over > 0:
+            self._drop(name, [key for key, _ in zip(rows, range(over), strict=False)])
+
+    def _drop(self, name: str, keys: Iterable[str]) -> None:
+        rows, dirty = self.tables[name], self._dirty.get(name)
+        gone = self._removed.setdefault(name, {})
+        for key in keys:
+            if rows.pop(key, None) is not None:
+                gone[key] = None
+            if dirty:
+                dirty.pop(key, None)
+
+    def frame(self) -> None:
+        """Deliver what changed since the last frame (the pump; tests may call it)."""
+        started = perf_counter()
+        interval = None if self._frame_at is None else (started - self._frame_at) * 1e3
+        self._frame_at = started
+        dirty, self._dirty = self._dirty, {}
+        removed, self._removed = self._removed, {}
+        for name in dirty.keys() | removed.keys():
+            changed, gone = dirty.get(name, {}), removed.get(name, {})
+            for watch in self._watches.get(name, ()):
+                watch.changed(changed, gone)
+        if self._animations:
+            now = monotonic()
+            self._animations = [step for step in self._animations if step(now)]
+        self.meter.note(interval, (perf_counter() - started) * 1e3)
+        if not self._dirty and not self._removed and not self._animations:
+            self._timer.stop()

@@ -1,0 +1,193 @@
+"""The columns that tables share: one way to show a time, a price, a quantity, a profit, a state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from engine.client import Row
+from engine.model.codes import CODES
+from gui import formatting as fmt
+from gui.table_model import Column
+
+ORDER_TONES = {
+    "pending_new": "muted", "new": "accent", "partially_filled": "accent", "filled": "pos",
+    "pending_cancel": "warn", "canceled": "muted", "replaced": "muted", "rejected": "crit",
+    "denied": "crit", "expired": "muted", "unknown": "warn",
+}  # fmt: skip
+ORDER_MARKS = {
+    "pending_new": "○", "new": "●", "partially_filled": "◐", "filled": "✓", "pending_cancel": "○",
+    "canceled": "–", "replaced": "–", "rejected": "✕", "denied": "✕", "expired": "–", "unknown": "?",
+}  # fmt: skip
+SIGNAL_TONES = {
+    "accepted": "pos", "held": "warn", "refused": "crit", "rejected": "muted", "expired": "muted",
+}  # fmt: skip
+OUTCOME_TONES = {
+    "sent": "pos", "skipped": "muted", "refused": "crit", "held": "warn", "unknown": "warn", "pending": "accent",
+}  # fmt: skip
+SIDE_TONES = {"buy": "pos", "sell": "neg", "close": "accent", "cancel": "warn", "modify": "accent"}
+
+
+def text(key: str, title: str, width: int, **more: Any) -> Column:
+    """Return a column of plain text."""
+    return Column(key, title, width, **more)
+
+
+def quiet(key: str, title: str, width: int, **more: Any) -> Column:
+    """Return a column of plain text in muted ink."""
+    return Column(key, title, width, tone=lambda _row: "muted", **more)
+
+
+def stamp(key: str, title: str, **more: Any) -> Column:
+    """Return a column of times of day; the tooltip has the date."""
+    return Column(
+        key,
+        title,
+        70,
+        text=lambda row: fmt.Times.clock(row.get(key)),
+        tone=lambda _row: "muted",
+        tip=lambda row: fmt.Times.full(row.get(key)),
+        **more,
+    )
+
+
+def price(key: str, title: str, width: int = 84, **more: Any) -> Column:
+    """Return a column of prices."""
+    return Column(key, title, width, "number", text=lambda row: fmt.price(row.get(key)), **more)
+
+
+def quantity(key: str, title: str, width: int = 76, **more: Any) -> Column:
+    """Return a column of quantities."""
+    return Column(key, title, width, "number", text=lambda row: fmt.quantity(row.get(key)), **more)
+
+
+def money(key: str, title: str, width: int = 96, **more: Any) -> Column:
+    """Return a column of amounts."""
+    return Column(key, title, width, "number", text=lambda row: fmt.money(row.get(key)), **more)
+
+
+def pnl(key: str, title: str, width: int = 92, **more: Any) -> Column:
+    """Return a column of profits and losses: sign and colour together."""
+    return Column(
+        key,
+        title,
+        width,
+        "number",
+        text=lambda row: fmt.pnl(row.get(key)),
+        tone=lambda row: fmt.tone_of(row.get(key)),
+        **more,
+    )
+
+
+def count(key: str, title: str, width: int = 52, tone: str = "", **more: Any) -> Column:
+    """Return a column of counts; zero is a faint dot, anything else in ``tone``."""
+    return Column(
+        key,
+        title,
+        width,
+        "number",
+        text=lambda row: fmt.quiet_count(row.get(key)),
+        tone=lambda row: tone if row.get(key) else "muted",
+        **more,
+    )
+
+
+def micros(key: str, title: str, width: int = 76, **more: Any) -> Column:
+    """Return a column of latencies."""
+    return Column(
+        key,
+        title,
+        width,
+        "number",
+        text=lambda row: "" if row.get(key) is None else fmt.micros(row.get(key)),
+        tone=lambda _row: "muted",
+        **more,
+    )
+
+
+def side(key: str = "side", title: str = "Side", width: int = 70, **more: Any) -> Column:
+    """Return a column of sides or actions with their arrow."""
+    return Column(
+        key,
+        title,
+        width,
+        text=lambda row: fmt.side(row.get(key)),
+        tone=lambda row: SIDE_TONES.get(str(row.get(key)), ""),
+        **more,
+    )
+
+
+def chip(
+    key: str, title: str, width: int, tones: dict[str, str], marks: dict[str, str] | None = None
+) -> Column:
+    """Return a column of states, each a chip with a word, a mark and a tone."""
+
+    def write(row: Row) -> str:
+        value = row.get(key)
+        if not value:
+            return ""
+        mark = (marks or {}).get(str(value), "")
+        return f"{mark} {fmt.words(value)}" if mark else fmt.words(value)
+
+    return Column(
+        key, title, width, "chip", text=write, tone=lambda row: tones.get(str(row.get(key)), "")
+    )
+
+
+def code(key: str = "code", title: str = "Reason", width: int = 130) -> Column:
+    """Return a column of codes: the short title shown, the explanation and the sentence in the tooltip."""
+    return Column(
+        key,
+        title,
+        width,
+        text=lambda row: code_title(row.get(key)),
+        tone=lambda _row: "muted",
+        tip=explain,
+        about="Why not, in a word; hover for the sentence and what it means.",
+    )
+
+
+def code_title(value: object) -> str:
+    """Return the words for a code."""
+    found = CODES.get(str(value or ""))
+    return found.title if found else str(value or "")
+
+
+def explain(row: Row) -> str:
+    """Return code, the engine's own sentence and the code's meaning."""
+    name = str(row.get("code") or "")
+    said = str(row.get("message") or row.get("text") or "")
+    found = CODES.get(name)
+    parts = [name, said, found.explanation if found else ""]
+    if found and found.soft:
+        parts.append("An operator may force it.")
+    return "\n".join(part for part in parts if part)
+
+
+def working(row: Row) -> bool:
+    """Say whether an order may still fill and is known to be at the broker."""
+    return row.get("status") in {"pending_new", "new", "partially_filled"}
+
+
+def aged(
+    key: str, title: str, store_age: Callable[[str | None], float | None], full: float = 60.0
+) -> Column:
+    """Return a column of ages with a bar that is full when fresh and empty after ``full`` seconds."""
+
+    def share(row: Row) -> float | None:
+        seconds = store_age(row.get(key))
+        return None if seconds is None else max(0.0, 1.0 - seconds / full)
+
+    return Column(
+        key + ".age",
+        title,
+        66,
+        "bar",
+        text=lambda row: fmt.age(store_age(row.get(key))),
+        raw=lambda row: fmt.epoch(row.get(key)),
+        tone=lambda row: "accent" if (share(row) or 0) > 0 else "muted",
+        bar=share,
+        tip=lambda row: fmt.Times.full(row.get(key)),
+        live=True,
+        about="Since it came in; the bar is full when fresh and empty after a minute.",
+    )

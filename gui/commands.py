@@ -1,0 +1,268 @@
+"""What can be done: one registry that feeds menus, buttons, keys and the command palette; and how it is done.
+
+``spawn`` runs a coroutine of a command: it keeps the task, and turns a refusal or a failure into a toast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from PySide6.QtCore import QObject, Qt, Signal
+from PySide6.QtGui import QAction, QKeySequence
+from PySide6.QtWidgets import QMenu, QPushButton, QWidget
+
+from engine.client import EngineClient
+from engine.errors import CommandRefused
+from gui.bridge import Store
+from gui.notifications import Notifier
+from gui.theme import icon
+
+log = logging.getLogger(__name__)
+Work = Coroutine[Any, Any, None]
+
+SAFE = 0  # runs at once
+UNDOABLE = 1
+CONFIRM = 2  # asks, with facts; the safe button has the focus
+HOLD = 3  # asks to hold a button
+
+
+@dataclass(slots=True)
+class Command:
+    """One thing a person can do.
+
+    ``danger``: how much friction its own flow puts before it. ``enabled`` is asked before it is offered, and again
+    before it runs. ``scope``: the widget whose focus gives the shortcut its meaning; ``None`` for the whole desk.
+    """
+
+    id: str
+    title: str
+    run: Callable[[], Work | None]
+    keywords: str = ""
+    shortcut: str = ""
+    group: str = "Desk"
+    danger: int = SAFE
+    icon: str = ""
+    enabled: Callable[[], bool] = lambda: True
+    scope: QWidget | None = None
+    checked: Callable[[], bool] | None = None
+    about: str = ""
+
+
+class Tasks:
+    """Keeps the tasks that commands started: asyncio alone would let them be collected."""
+
+    def __init__(self, notifier: Notifier) -> None:
+        self._notifier = notifier
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Work, title: str) -> None:
+        """Run ``work``; a refusal or a failure is said under ``title``."""
+        task = asyncio.get_running_loop().create_task(self._guard(work, title), name=title)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Work, title: str) -> None:
+        try:
+            await work
+        except CommandRefused as refusal:
+            self._notifier.say("warning", title, f"{refusal.message} ({refusal.code})")
+        except Exception as error:
+            log.exception("command failed: %s", title)
+            self._notifier.say("critical", f"{title} failed", f"{type(error).__name__}: {error}")
+
+    async def stop(self) -> None:
+        """Cancel what still runs and wait for its end."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Registry(QObject):
+    """Every command by id, each with one ``QAction`` that menus and buttons share."""
+
+    refreshed = Signal()
+
+    def __init__(self, window: QWidget, start: Callable[[Work, str], object]) -> None:
+        super().__init__(window)
+        self._window = window
+        self._start = start
+        self.commands: dict[str, Command] = {}
+        self.actions: dict[str, QAction] = {}
+
+    def add(self, command: Command) -> QAction:
+        """Register a command; its shortcut works from then on."""
+        action = QAction(command.title, self._window)
+        action.setObjectName(command.id)
+        if command.icon:
+            action.setIcon(icon(command.icon))
+        if command.about:
+            action.setToolTip(command.about)
+            action.setStatusTip(command.about)
+        if command.shortcut:
+            action.setShortcuts([QKeySequence(key) for key in command.shortcut.split(" | ")])
+            action.setAutoRepeat(False)  # a held key is one order, not twenty
+        action.setCheckable(command.checked is not None)
+        self._scope(action, command)
+        action.triggered.connect(lambda: self.run(command.id))
+        self.commands[command.id] = command
+        self.actions[command.id] = action
+        return action
+
+    def _scope(self, action: QAction, command: Command) -> None:
+        context = Qt.ShortcutContext
+        if command.scope is not None:
+            action.setShortcutContext(context.WidgetWithChildrenShortcut)
+            command.scope.addAction(action)
+        else:
+            action.setShortcutContext(context.ApplicationShortcut)
+            self._window.addAction(action)
+
+    def add_all(self, commands: Iterable[Command]) -> None:
+        """Register several commands."""
+        for command in commands:
+            self.add(command)
+
+    def run(self, name: str) -> None:
+        """Run a command if it may run now."""
+        command = self.commands[name]
+        if not command.enabled():
+            return
+        work = command.run()
+        if work is not None:
+            self._start(work, command.title)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Ask every command whether it may run now, and show it."""
+        for name, command in self.commands.items():
+            action = self.actions[name]
+            on = command.enabled()
+            if action.isEnabled() != on:
+                action.setEnabled(on)
+            if command.checked is not None and action.isChecked() != command.checked():
+                action.setChecked(command.checked())
+        self.refreshed.emit()
+
+    def restyle(self) -> None:
+        """Redraw icons in the colours of the theme."""
+        for name, command in self.commands.items():
+            if command.icon:
+                self.actions[name].setIcon(icon(command.icon))
+
+    def fill(self, menu: QMenu, names: Iterable[str]) -> None:
+        """Put commands into a menu; an empty name draws a line."""
+        self.refresh()
+        for name in names:
+            if name:
+                menu.addAction(self.actions[name])
+            else:
+                menu.addSeparator()
+
+    def button(self, name: str, text: str = "", variant: str = "") -> QPushButton:
+        """Return a button for a command; it follows the command's state."""
+        command, action = self.commands[name], self.actions[name]
+        button = QPushButton(text or command.title.rstrip("…"))
+        button.setObjectName(name + ".button")
+        button.setAccessibleName(command.title)
+        keys = f" ({command.shortcut.split(' | ')[0]})" if command.shortcut else ""
+        button.setToolTip((command.about or command.title) + keys)
+        button.setAutoDefault(False)
+        if variant:
+            button.setProperty("variant", variant)
+        if command.checked is not None:
+            button.setCheckable(True)
+        button.clicked.connect(lambda: self.run(name))
+
+        def follow() -> None:
+            button.setEnabled(action.isEnabled())
+            if button.isCheckable():
+                button.setChecked(action.isChecked())
+
+        action.changed.connect(follow)
+        action.toggled.connect(follow)
+        follow()
+        return button
+
+
+class Desk(QObject):
+    """What every panel and dialog is given: the store, the client, the registry, words to the user.
+
+    Panels do not know each other or the dialogs; they ask here (``ask``, ``show_panel``, ``pick_signal``), and
+    the window answers.
+    """
+
+    asked = Signal(str, dict)  # dialog, its subject
+    panel_wanted = Signal(str)
+    signal_picked = Signal(str)
+    layout_touched = Signal()
+
+    def __init__(self, window: QWidget) -> None:
+        super().__init__(window)
+        self.window_widget = window
+        self.store = Store(self)
+        self.notifier = Notifier(window)
+        self.tasks = Tasks(self.notifier)
+        self.registry = Registry(window, self.spawn)
+        self.client: EngineClient | None = None
+        self.demo = False
+        self.signal_key: str | None = None
+
+    def spawn(self, work: Work, title: str) -> None:
+        """Run a coroutine of a command (kept, guarded)."""
+        self.tasks.spawn(work, title)
+
+    def say(self, severity: str, title: str, text: str = "") -> None:
+        """Show a notice."""
+        self.notifier.say(severity, title, text)
+
+    def ask(self, dialog: str, **subject: Any) -> None:
+        """Open a dialog by name."""
+        self.asked.emit(dialog, subject)
+
+    def show_panel(self, name: str) -> None:
+        """Bring a panel to the front."""
+        self.panel_wanted.emit(name)
+
+    def pick_signal(self, key: str | None) -> None:
+        """Make a signal the one that others show details of."""
+        if key and key != self.signal_key:
+            self.signal_key = key
+            self.signal_picked.emit(key)
+
+    def _engine(self) -> EngineClient:
+        if self.client is None:
+            raise CommandRefused("NO_ENGINE", "The engine is not there yet.")
+        return self.client
+
+    async def command(self, name: str, **fields: Any) -> dict[str, Any]:
+        """Send an operator's command; raises ``CommandRefused``."""
+        return await self._engine().command(name, **fields)
+
+    async def send_signal(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Send a signal; raises ``CommandRefused``."""
+        return await self._engine().send_signal(document)
+
+    async def signal_detail(self, key: str) -> dict[str, Any]:
+        """Return one signal with its rows per account; raises ``CommandRefused``."""
+        return await self._engine().signal_detail(key)
+
+    async def each(self, title: str, command: str, subjects: list[dict[str, Any]]) -> None:
+        """Send one command per subject at the same time and say how many were taken."""
+        answers = await asyncio.gather(
+            *(self.command(command, **fields) for fields in subjects), return_exceptions=True
+        )
+        refused = [answer for answer in answers if isinstance(answer, BaseException)]
+        done = len(answers) - len(refused)
+        if not refused:
+            self.say("ok", title, f"{done} of {done} taken by the engine.")
+            return
+        first = refused[0]
+        if not isinstance(first, CommandRefused):
+            raise first
+        text = f"{done} of {len(answers)} taken. First refusal: {first.message} ({first.code})"
+        self.say("warning", title, text)

@@ -1,0 +1,511 @@
+"""The window: bars, docks, menus, and the answers to what panels ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from PySide6.QtCore import QByteArray, QEvent, QObject, Qt, QTimer, Signal
+from PySide6.QtGui import QCloseEvent, QGuiApplication, QKeyEvent
+from PySide6.QtWidgets import QMainWindow, QMenu, QTabWidget, QToolBar, QWidget
+
+from engine.errors import CommandRefused
+from engine.model import tables
+from engine.model.enums import ConnectionState
+from gui import dialogs, layout, panels
+from gui import formatting as fmt
+from gui.banner import Banner, Condition
+from gui.commands import HOLD, Command, Desk, Work
+from gui.dock import PanelDock
+from gui.panel import Panel
+from gui.status_bar import DeskStatus
+from gui.theme import active, icon
+from gui.top_bar import TopBar
+
+TICK_MS = 250
+SAVE_MS = 1_000
+STALE_S = 3.0
+PRESETS = (
+    ("trade", "Trade", "Ctrl+1"),
+    ("review", "Review", "Ctrl+2"),
+    ("latency", "Latency", "Ctrl+3"),
+)
+KILL_KEY = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
+
+
+class MainWindow(QMainWindow):
+    """The desk."""
+
+    close_wanted = Signal()
+
+    def __init__(
+        self, home: Path, *, demo: bool = False, theme: str | None = None, fresh: bool = False
+    ) -> None:
+        super().__init__()
+        self.home = home
+        self.saved = {} if fresh else layout.read(home)
+        self.preset = str(self.saved.get("preset", "trade"))
+        self.desk = Desk(self)
+        self.desk.demo = demo
+        self.closing = False
+        self.panels: dict[str, Panel] = {}
+        self.docks: dict[str, PanelDock] = {}
+        self._kill_pending: str | None = None
+        self._kill_shown = False
+        self._built = False
+        self.setWindowTitle("Volley" + (" — Demo" if demo else ""))
+        self.setObjectName("main")
+        self.setWindowIcon(icon("volley", size=64))
+        options = QMainWindow.DockOption
+        self.setDockOptions(
+            options.AllowNestedDocks | options.AllowTabbedDocks | options.GroupedDragging
+        )
+        self.setTabPosition(Qt.DockWidgetArea.AllDockWidgetAreas, QTabWidget.TabPosition.North)
+        self.setMinimumSize(960, 600)
+        self.resize(1280, 800)
+        chosen = theme or str(self.saved.get("theme", "dark"))
+        active().use(
+            chosen,
+            blue_orange=bool(self.saved.get("blue_orange")),
+            scale=int(self.saved.get("scale", 100)),
+        )
+        self._saver = QTimer(self)
+        self._saver.setSingleShot(True)
+        self._saver.setInterval(SAVE_MS)
+        self._saver.timeout.connect(self.save_layout)
+        self._ticker = QTimer(self)
+        self._ticker.setInterval(TICK_MS)
+        self._ticker.timeout.connect(self.tick)
+
+    # --- building -----------------------------------------------------------------------------
+
+    def build(self) -> None:
+        """Make bars, menus and docks; called once, after the first paint."""
+        self.desk.registry.add_all(self._commands())
+        for make in panels.ALL:
+            panel = make(self.desk)
+            self.panels[panel.NAME] = panel
+        for panel in self.panels.values():
+            panel.build()
+            dock = PanelDock(panel, self)
+            self.docks[panel.NAME] = dock
+            self.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, dock)
+        self._build_bars()
+        self._add_window_commands()
+        self._build_menus()
+        self._connect()
+        self._built = True
+        self.arrange(self.preset)
+        QTimer.singleShot(0, self, self._restore)
+        self._ticker.start()
+        self.tick()
+
+    def _build_bars(self) -> None:
+        self.top_bar = TopBar(self.desk)
+        self.banner = Banner()
+        bar = self._tool_bar("toolbar.top", self.top_bar)
+        self.addToolBarBreak()
+        self._banner_bar = self._tool_bar("toolbar.banner", self.banner)
+        self._banner_bar.hide()
+        self.banner.visible_changed = self._banner_bar.setVisible
+        bar.setAccessibleName("Top bar")
+        self.status = DeskStatus(self.desk)
+        self.setStatusBar(self.status)
+
+    def _tool_bar(self, name: str, content: QWidget) -> QToolBar:
+        bar = QToolBar(self)
+        bar.setObjectName(name)
+        bar.setWindowTitle(name)
+        bar.setMovable(False)
+        bar.setFloatable(False)
+        bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
+        bar.addWidget(content)
+        self.addToolBar(bar)
+        return bar
+
+    def _connect(self) -> None:
+        desk = self.desk
+        desk.asked.connect(self.open_dialog)
+        desk.panel_wanted.connect(self.show_panel)
+        desk.layout_touched.connect(self.touch_layout)
+        desk.store.link_changed.connect(self._on_link)
+        desk.store.watch(tables.KILL, lambda *_: self._on_kill_rows(), self._on_kill_rows)
+        desk.store.watch(tables.ENGINE, lambda *_: self._on_engine(), self._on_engine)
+        active().changed.connect(self._on_theme)
+        for panel in self.panels.values():
+            view = getattr(panel, "view", None)
+            if view is not None:
+                view.menu_guard = self.guard_menu
+        for dock in self.docks.values():
+            dock.dockLocationChanged.connect(lambda *_: self.touch_layout())
+            dock.visibilityChanged.connect(lambda *_: self.touch_layout())
+
+    def _commands(self) -> list[Command]:
+        group = "Trading"
+        return [
+            Command("trading.kill", "KILL: halt everything now", self.kill, "stop panic halt", "Ctrl+Shift+K", group,
+                    icon="halt", about="Halt all trading and cancel every working order, at once"),
+            Command("trading.kill_flatten", "KILL and flatten everything…", self._kill_flatten, "panic close", "",
+                    group, HOLD, about="Halt, cancel every working order and close every position"),
+            Command("trading.arm", "Arm or disarm trading", self._arm, "rearm enable", "Ctrl+Shift+A", group, HOLD,
+                    icon="arm", enabled=self._linked, about="Arm: signals are acted on. Disarm: they are not, exits pass"),
+            Command("trading.pause", "Pause all entries", lambda: self._scope("pause"), "hold", "Ctrl+.", group,
+                    enabled=self._linked, about="Take no new entries anywhere; exits pass"),
+            Command("trading.resume", "Resume all entries", lambda: self._scope("resume"), "", "", group,
+                    enabled=self._linked, about="End the pause"),
+            Command("desk.palette", "Command palette…", lambda: self.open_dialog("palette", {}), "search find run",
+                    "Ctrl+K | Ctrl+Shift+P", "Desk", about="Find and run any command"),
+            Command("desk.shortcuts", "Keyboard shortcuts", lambda: self.open_dialog("shortcuts", {}), "keys help",
+                    "F1", "Help"),
+            Command("desk.about", "About Volley", lambda: self.open_dialog("about", {}), "version", "", "Help"),
+            Command("desk.quit", "Quit", self._quit, "exit close", "Ctrl+Q", "Desk"),
+        ]  # fmt: skip
+
+    def _add_window_commands(self) -> None:
+        add, theme = self.desk.registry.add, active()
+        for name, title, key in PRESETS:
+            add(
+                Command(
+                    f"layout.{name}",
+                    f"Layout: {title}",
+                    self._arranger(name),
+                    "preset workspace",
+                    key,
+                    "View",
+                )
+            )
+        add(Command("layout.reset", "Layout: reset", self._reset, "default", "", "View"))
+        add(
+            Command(
+                "view.theme",
+                "Switch dark and light",
+                self._switch_theme,
+                "theme colour",
+                "Ctrl+T",
+                "View",
+            )
+        )
+        add(Command("view.blue_orange", "Profit blue, loss orange", self._switch_colours,
+                    "colour blind deuteranopia", "", "View", checked=lambda: theme.blue_orange))  # fmt: skip
+        add(
+            Command(
+                "view.utc",
+                "Times in UTC",
+                self._switch_utc,
+                "clock zone",
+                "",
+                "View",
+                checked=lambda: fmt.Times.utc,
+            )
+        )
+        for name, title, key, step in (("larger", "Larger text", "Ctrl++ | Ctrl+=", 10),
+                                       ("smaller", "Smaller text", "Ctrl+-", -10)):  # fmt: skip
+            add(Command(f"view.{name}", title, self._scaler(step), "zoom font size", key, "View"))
+        for panel in self.panels.values():
+            add(Command(f"panel.{panel.NAME}", f"Show {panel.TITLE}", self._shower(panel.NAME), "panel dock go to",
+                        "", "Panels", about=panel.ABOUT))  # fmt: skip
+
+    def _build_menus(self) -> None:
+        registry = self.desk.registry
+        for title, names in (
+            ("&Desk", ["desk.palette", "", "account.reload", "", "desk.quit"]),
+            ("&Trade", ["order.ticket", "", "signal.approve", "signal.approve_edit", "signal.reject", "signal.force",
+                        "signal.close", "signal.cancel", "", "order.cancel_all", "position.flatten_all", "",
+                        "trading.arm", "trading.pause", "trading.resume", "", "trading.kill", "trading.kill_flatten"]),
+            ("&View", ["view.theme", "view.blue_orange", "view.utc", "view.larger", "view.smaller", "",
+                       *(f"layout.{name}" for name, _, _ in PRESETS), "layout.reset"]),
+            ("&Panels", [f"panel.{name}" for name in self.panels]),
+            ("&Help", ["desk.shortcuts", "desk.about"]),
+        ):  # fmt: skip
+            menu = self.menuBar().addMenu(title)
+            menu.setAccessibleName(title.replace("&", ""))
+            registry.fill(menu, names)
+            menu.aboutToShow.connect(registry.refresh)
+            self.guard_menu(menu)
+
+    def guard_menu(self, menu: QMenu) -> None:
+        """Let the kill key work while a menu holds the keyboard."""
+        menu.installEventFilter(self)
+
+    def eventFilter(self, _watched: QObject, event: QEvent) -> bool:
+        """Catch the kill key in an open menu."""
+        if event.type() is QEvent.Type.KeyPress:
+            key: QKeyEvent = event  # type: ignore[assignment]
+            if key.key() == Qt.Key.Key_K and key.modifiers() == KILL_KEY and not key.isAutoRepeat():
+                self.desk.registry.run("trading.kill")
+                return True
+        return False
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Move what changes with time alone, and tell what lasts."""
+        self.top_bar.tick()
+        self.status.tick()
+        for panel in self.panels.values():
+            if panel.isVisible():
+                panel.tick()
+        self.desk.registry.refresh()
+        self._conditions()
+
+    def _conditions(self) -> None:
+        store, put = self.desk.store, self.banner.set_condition
+        age = store.age()
+        stale = store.connected and age is not None and age > STALE_S
+        put("stale", Condition("warn", f"The engine has said nothing for {fmt.age(age)}; what is shown may be old.")
+            if stale else None)  # fmt: skip
+        halted = [
+            row["scope"]
+            for row in store.rows(tables.HALTS).values()
+            if row.get("state") == "halted"
+        ]
+        text = f"HALTED: {', '.join(sorted(halted)[:6])}. No entries are sent; exits by hand still pass."
+        put(
+            "halted", Condition("crit", text, "Show risk", self._shower("risk")) if halted else None
+        )
+        unknown = store.engine.get("unknown_orders")
+        text = f"{unknown} order{'s' if unknown != 1 else ''} of unknown fate. They are being looked up; nothing is sent twice."
+        put(
+            "unknown",
+            Condition("warn", text, "Show orders", self._shower("orders")) if unknown else None,
+        )
+
+    def _on_link(self) -> None:
+        store = self.desk.store
+        if store.connected:
+            self.banner.set_condition("link", None)
+            self.banner.set_condition("crash", None)
+            if self._kill_pending:
+                self.desk.spawn(self._send_kill(flatten=False), "KILL")
+        else:
+            word = {
+                ConnectionState.CONNECTING: "Connecting to the engine",
+                ConnectionState.ERROR: "The engine refuses this desk",
+            }.get(store.link, "No link to the engine")
+            text = f"{word}: {store.link_text}" if store.link_text else word
+            seen = store.age() is not None
+            tone = "crit" if seen else "accent"
+            shown = f"{text}. Rows are shown as last known, in grey." if seen else text
+            self.banner.set_condition("link", Condition(tone, shown))
+        self.tick()
+
+    def _on_engine(self) -> None:
+        self.top_bar.tick()
+
+    def _on_kill_rows(self) -> None:
+        rows = self.desk.store.rows(tables.KILL)
+        if rows and not self._kill_shown:
+            self.show_panel("risk")
+        self._kill_shown = bool(rows)
+
+    def set_condition(self, name: str, condition: Condition | None) -> None:
+        """Raise or clear a lasting condition (the supervisor's crash, for one)."""
+        if self._built:
+            self.banner.set_condition(name, condition)
+
+    # --- trading ------------------------------------------------------------------------------
+
+    def _linked(self) -> bool:
+        return self.desk.store.connected and self.desk.client is not None
+
+    def kill(self) -> Work:
+        """Halt everything, now: no question, again as often as it is pressed."""
+        self.show_panel("risk")
+        self.desk.say(
+            "critical", "KILL sent", "Halting everything and cancelling every working order."
+        )
+        return self._send_kill(flatten=False)
+
+    async def _send_kill(self, *, flatten: bool) -> None:
+        """Send it; when the engine cannot hear it, say so loudly and send it as soon as it can."""
+        self._kill_shown = False
+        try:
+            await self.desk.command(
+                "kill", scope="all", reason="kill switch at the desk", flatten=flatten
+            )
+        except CommandRefused as refusal:
+            if refusal.code != "NO_ENGINE":
+                raise
+            self._kill_pending = "all"
+            text = "KILL NOT DELIVERED: the engine cannot be reached. It is sent again as soon as it can be; from any shell: volley kill"
+            self.set_condition(
+                "kill",
+                Condition(
+                    "crit", text, "Send again", lambda: self.desk.registry.run("trading.kill")
+                ),
+            )
+            return
+        self._kill_pending = None
+        self.set_condition("kill", None)
+        self.show_panel("risk")
+
+    def _kill_flatten(self) -> None:
+        self.open_dialog("confirm", {
+            "title": "KILL and flatten everything",
+            "facts": [("Scope", "all accounts"),
+                      ("Working orders", fmt.count(self.desk.store.engine.get("open_orders"))),
+                      ("Exposure", fmt.money(self.desk.store.engine.get("exposure")))],
+            "go": "Hold to kill and flatten",
+            "run": lambda: self._send_kill(flatten=True),
+            "danger": HOLD,
+        })  # fmt: skip
+
+    def _arm(self) -> Work | None:
+        state = self.desk.store.engine.get("trading")
+        if state == "active":
+            return self._disarm()
+        self.open_dialog("rearm", {"scope": "all", "state": state})
+        return None
+
+    async def _disarm(self) -> None:
+        await self.desk.command("disarm", reason="by hand at the desk")
+        self.desk.say("ok", "Disarmed", "No signal is acted on until trading is armed again.")
+
+    async def _scope(self, command: str) -> None:
+        await self.desk.command(command, scope="all")
+        self.desk.say("ok", "Entries paused" if command == "pause" else "Entries resumed")
+
+    # --- dialogs and panels -------------------------------------------------------------------
+
+    def open_dialog(self, name: str, subject: dict[str, Any]) -> None:
+        """Open a dialog by name; never modal, so that KILL always works."""
+        dialogs.ALL[name](self.desk, subject).present()
+
+    def show_panel(self, name: str) -> None:
+        """Bring a panel to the front."""
+        dock = self.docks.get(name)
+        if dock is None:
+            return
+        dock.show()
+        dock.raise_()
+        view = getattr(self.panels[name], "view", None)
+        if view is not None and QGuiApplication.focusWindow() is not None:
+            view.setFocus(Qt.FocusReason.OtherFocusReason)
+
+    def _shower(self, name: str) -> Callable[[], None]:
+        return lambda: self.show_panel(name)
+
+    # --- looks --------------------------------------------------------------------------------
+
+    def _switch_theme(self) -> None:
+        active().use("light" if active().tokens.name == "dark" else "dark")
+
+    def _switch_colours(self) -> None:
+        active().use(active().tokens.name, blue_orange=not active().blue_orange)
+
+    def _switch_utc(self) -> None:
+        fmt.Times.utc = not fmt.Times.utc
+        for panel in self.panels.values():
+            model = getattr(panel, "model", None)
+            if model is not None:
+                model.load()
+        self.tick()
+        self.touch_layout()
+
+    def _scaler(self, step: int) -> Callable[[], None]:
+        return lambda: active().use(active().tokens.name, scale=active().scale + step)
+
+    def _on_theme(self) -> None:
+        self.desk.registry.restyle()
+        self.status.restyle()
+        for widget in self.findChildren(QWidget):
+            widget.update()
+        self.touch_layout()
+
+    # --- layout -------------------------------------------------------------------------------
+
+    def _arranger(self, name: str) -> Callable[[], None]:
+        return lambda: self.arrange(name)
+
+    def arrange(self, preset: str) -> None:
+        """Put the docks as a preset has them."""
+        self.preset = preset
+        layout.arrange(self, self.docks, preset)
+        self.touch_layout()
+
+    def _reset(self) -> None:
+        for panel in self.panels.values():
+            view = getattr(panel, "view", None)
+            if view is not None:
+                view.reset_columns()
+        self.arrange("trade")
+
+    def _restore(self) -> None:
+        """Take back the saved layout; after show(), or Qt 6 quietly ignores it."""
+        fmt.Times.utc = bool(self.saved.get("utc", False))
+        for name, state in self.saved.get("panels", {}).items():
+            if name in self.panels and isinstance(state, dict):
+                self.panels[name].restore(state)
+        geometry, state = self.saved.get("geometry"), self.saved.get("state")
+        if isinstance(geometry, str):
+            self.restoreGeometry(QByteArray.fromBase64(geometry.encode()))
+        if isinstance(state, str) and self.restoreState(
+            QByteArray.fromBase64(state.encode()), layout.VERSION
+        ):
+            self._banner_bar.setVisible(bool(self.banner.conditions))
+        elif self.preset:
+            self.arrange(self.preset)
+        self.tick()
+
+    def touch_layout(self) -> None:
+        """Note that the layout changed; it is written a moment later."""
+        if self._built and not self.closing:
+            self._saver.start()
+
+    def save_layout(self) -> None:
+        """Write the layout file."""
+        theme = active()
+        layout.write(
+            self.home,
+            {
+                "theme": theme.tokens.name,
+                "blue_orange": theme.blue_orange,
+                "scale": theme.scale,
+                "utc": fmt.Times.utc,
+                "preset": self.preset,
+                "geometry": bytes(self.saveGeometry().toBase64().data()).decode(),
+                "state": bytes(self.saveState(layout.VERSION).toBase64().data()).decode(),
+                "panels": {name: panel.state() for name, panel in self.panels.items()},
+            },
+        )
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def _quit(self) -> None:
+        self.close()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """Ask the application to end in good order; it closes the window when all is stopped."""
+        if self.closing:
+            event.accept()
+            return
+        event.ignore()
+        self.closing = True
+        self._saver.stop()
+        self._ticker.stop()
+        if self._built:
+            self.save_layout()
+        self.close_wanted.emit()
+
+
+class LoopWatch:
+    """Measures how late the desk's own loop runs: the longest delay of the last seconds."""
+
+    def __init__(self, every: float = 0.25) -> None:
+        self._every = every
+        self._late: list[float] = []
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        while True:
+            before = monotonic()
+            await asyncio.sleep(self._every)
+            self._late.append(max(0.0, monotonic() - before - self._every) * 1e3)
+            del self._late[:-12]
+
+    def lag_ms(self) -> float | None:
+        """Return the longest delay of the last three seconds in milliseconds."""
+        return max(self._late) if self._late else None

@@ -1,0 +1,259 @@
+"""The base of panels: a name that never changes, a header for its tools, a table in most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from PySide6.QtCore import QEvent, QObject, Qt
+from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent, QPalette
+from PySide6.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QMenu, QVBoxLayout, QWidget
+
+from engine.client import Row
+from engine.model.enums import ConnectionState
+from gui.commands import Command, Desk
+from gui.table_model import Column, TableModel
+from gui.table_view import TableView, paint_empty
+from gui.theme import active
+
+
+class Caption(QLabel):
+    """A small quiet label in the theme's muted ink (or another token's)."""
+
+    def __init__(
+        self, text: str = "", size: float = 11.5, weight: int = 400, tone: str = "muted"
+    ) -> None:
+        super().__init__(text)
+        self._look = (size, weight)
+        self._tone = tone
+        self.setForegroundRole(QPalette.ColorRole.WindowText)  # a tool bar would make it a button's
+        active().changed.connect(self.restyle)
+        self.restyle()
+
+    def shrink(self) -> None:
+        """Ask for no width of its own: a long text must not widen a dock."""
+        self.setMinimumWidth(1)
+
+    def set_tone(self, tone: str) -> None:
+        """Change the ink."""
+        if tone != self._tone:
+            self._tone = tone
+            self.restyle()
+
+    def restyle(self) -> None:
+        """Take font and ink of the theme."""
+        self.setFont(active().font(*self._look))
+        palette = self.palette()
+        palette.setColor(QPalette.ColorRole.WindowText, active().colors[self._tone])
+        self.setPalette(palette)
+
+
+class EmptyNote(QWidget):
+    """Stands where a chart will be."""
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__()
+        self._title, self._text = title, text
+        self.setAccessibleName(title)
+        self.setAccessibleDescription(text)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Paint title and sentence."""
+        painter = QPainter(self)
+        paint_empty(painter, self.rect().adjusted(24, 8, -24, -8), self._title, self._text)
+        painter.end()
+
+
+class FilterEdit(QLineEdit):
+    """The text filter of a table; Escape clears it."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self.setPlaceholderText("Filter")
+        self.setAccessibleName(f"Filter {title}")
+        self.setToolTip("Rows in which every word occurs ( / )")
+        self.setClearButtonEnabled(True)
+        self.setMinimumWidth(44)
+        self.setMaximumWidth(active().px(124))
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Clear on Escape."""
+        if event.key() == Qt.Key.Key_Escape:
+            self.clear()
+            return
+        super().keyPressEvent(event)
+
+
+class Panel(QWidget):
+    """One dock's content. ``NAME`` is constant and English: layouts are saved under it."""
+
+    NAME: ClassVar[str] = ""
+    TITLE: ClassVar[str] = ""
+    ABOUT: ClassVar[str] = ""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self.desk = desk
+        self.store = desk.store
+        self.setObjectName(self.NAME)
+        self.setAccessibleName(self.TITLE)
+        self.tools: list[QWidget] = []
+        self.body = QVBoxLayout(self)
+        self.body.setContentsMargins(0, 0, 0, 0)
+        self.body.setSpacing(0)
+        self.setAutoFillBackground(True)
+        self.setBackgroundRole(QPalette.ColorRole.Base)
+        active().changed.connect(self.restyle)
+        desk.store.link_changed.connect(self.on_link)
+
+    def commands(self) -> list[Command]:
+        """Return what can be done here; called once, before ``build``."""
+        return []
+
+    def build(self) -> None:
+        """Make the widgets; called once, after the first paint of the window."""
+
+    def tick(self) -> None:
+        """Rewrite what changes with time alone; four times a second while in sight."""
+
+    def restyle(self) -> None:
+        """Take colours and fonts of the theme."""
+
+    def on_link(self) -> None:
+        """Take a change of the link to the engine."""
+
+    def state(self) -> dict[str, Any]:
+        """Return what of this panel is kept with the layout."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what ``state`` returned."""
+
+    def can_command(self) -> bool:
+        """Say whether commands can reach the engine now."""
+        return self.store.connected and self.desk.client is not None
+
+    def header_tools(self) -> list[QWidget]:
+        """Return the widgets of the header row, left to right."""
+        return self.tools
+
+
+class TablePanel(Panel):
+    """A panel that is one table of the feed."""
+
+    TABLE: ClassVar[str] = ""
+    COLUMNS: ClassVar[tuple[Column, ...]] = ()
+    SORT: ClassVar[tuple[str, bool]] = ("", False)
+    EMPTY: ClassVar[tuple[str, str]] = ("", "")
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self.model = TableModel(self.columns(), desk.store, self)
+        self.view = TableView(self.model, self.NAME, self)
+        self.view.empty_title, self.view.empty_text = self.EMPTY
+        self.view.changed = desk.layout_touched.emit
+        self.view.chosen.connect(self.on_chosen)
+        self.view.fill_menu = self.fill_menu
+        self.filter = FilterEdit(self.TITLE)
+        self.filter.textChanged.connect(self._on_filter)
+        self.count = Caption()
+        self.count.setAccessibleName(f"{self.TITLE}: rows")
+        self.sort_by(*self.SORT)
+        self.model.attach(self.TABLE)
+
+    def columns(self) -> tuple[Column, ...]:
+        """Return the table's columns."""
+        return self.COLUMNS
+
+    def build(self) -> None:
+        """Put the table in."""
+        self.body.addWidget(self.view, 1)
+        self.view.installEventFilter(self)
+
+    def sort_by(self, key: str, descending: bool) -> None:
+        """Sort by a column's key."""
+        keys = [column.key for column in self.model.columns]
+        if key in keys:
+            order = Qt.SortOrder.DescendingOrder if descending else Qt.SortOrder.AscendingOrder
+            self.model.sort(keys.index(key), order)
+
+    def header_tools(self) -> list[QWidget]:
+        """Return tools, count and filter."""
+        return [self.count, *self.tools, self.filter]
+
+    def fill_menu(self, menu: QMenu) -> None:
+        """Offer this panel's commands on its rows."""
+        self.desk.registry.fill(menu, self.menu_commands())
+
+    def menu_commands(self) -> list[str]:
+        """Return the ids of the row menu's commands; an empty one draws a line."""
+        return []
+
+    def on_chosen(self) -> None:
+        """Take another selection."""
+        self.desk.registry.refresh()
+
+    def chosen(self) -> list[Row]:
+        """Return the selected rows."""
+        rows = self.model.rows
+        return [rows[key] for key in self.view.keys() if key in rows]
+
+    def chosen_one(self) -> Row | None:
+        """Return the first selected row."""
+        rows = self.chosen()
+        return rows[0] if rows else None
+
+    def offers(self, test: Callable[[Row], bool]) -> Callable[[], bool]:
+        """Return an ``enabled`` for commands on selected rows that pass ``test``."""
+        return lambda: self.can_command() and any(test(row) for row in self.chosen())
+
+    def tick(self) -> None:
+        """Move ages on and say how many rows there are."""
+        self.model.tick()
+        shown, all_rows = len(self.model.order), len(self.model.rows)
+        text = f"{shown}" if shown == all_rows else f"{shown} of {all_rows}"
+        if self.model.waiting:
+            text = f"{text}  +{len(self.model.waiting)} waiting"
+        if self.count.text() != text:
+            self.count.setText(text)
+
+    def on_link(self) -> None:
+        """Grey the rows while they are not live."""
+        stale = self.store.link is not ConnectionState.CONNECTED
+        if stale != self.model.stale:
+            self.model.stale = stale
+            self.view.viewport().update()
+
+    def _on_filter(self, text: str) -> None:
+        self.model.set_filter(text)
+        self.tick()
+        self.desk.layout_touched.emit()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Jump to the filter on ``/``."""
+        if watched is self.view and event.type() is QEvent.Type.KeyPress:
+            key: QKeyEvent = event  # type: ignore[assignment]
+            if key.text() == "/":
+                self.filter.setFocus()
+                return True
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """Keep columns, sorting and filter."""
+        return self.view.layout_state() | {"filter": self.filter.text()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back columns, sorting and filter."""
+        self.view.restore_layout(state)
+        self.filter.setText(str(state.get("filter", "")))
+
+
+def row_of(*widgets: QWidget, spacing: int = 6) -> QWidget:
+    """Return widgets side by side."""
+    holder = QWidget()
+    line = QHBoxLayout(holder)
+    line.setContentsMargins(0, 0, 0, 0)
+    line.setSpacing(spacing)
+    for widget in widgets:
+        line.addWidget(widget)
+    return holder

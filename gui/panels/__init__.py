@@ -1,0 +1,28 @@
+"""The docks, one a file. A new panel is one file and one line here."""
+
+from __future__ import annotations
+
+from gui.panel import Panel
+from gui.panels.accounts import AccountsPanel
+from gui.panels.alerts import AlertsPanel
+from gui.panels.fills import FillsPanel
+from gui.panels.latency import LatencyPanel
+from gui.panels.orders import OrdersPanel
+from gui.panels.pnl import PnlPanel
+from gui.panels.positions import PositionsPanel
+from gui.panels.risk import RiskPanel
+from gui.panels.signal_detail import SignalDetailPanel
+from gui.panels.signals import SignalsPanel
+
+ALL: tuple[type[Panel], ...] = (
+    SignalsPanel,
+    SignalDetailPanel,
+    OrdersPanel,
+    PositionsPanel,
+    FillsPanel,
+    AlertsPanel,
+    AccountsPanel,
+    RiskPanel,
+    LatencyPanel,
+    PnlPanel,
+)

@@ -1,0 +1,294 @@
+"""One signal: its terms, where its time went, and one row per account with the reason."""
+
+from __future__ import annotations
+
+import json
+from time import monotonic
+from typing import Any
+
+from PySide6.QtCore import QRect, QRectF, QSize, Qt
+from PySide6.QtGui import QPainter, QPaintEvent
+from PySide6.QtWidgets import QPlainTextEdit, QPushButton, QStackedWidget, QVBoxLayout, QWidget
+
+from engine.client import Row
+from engine.errors import CommandRefused
+from engine.model import tables
+from gui import columns as col
+from gui import formatting as fmt
+from gui.commands import Desk
+from gui.panel import Caption, FilterEdit, Panel
+from gui.table_model import Column, TableModel
+from gui.table_view import TableView
+from gui.theme import active
+
+STEPS = (
+    ("validated", "Validated"),
+    ("durable", "Durable"),
+    ("planned", "Planned"),
+    ("first_byte", "First byte"),
+    ("last_byte", "Last byte"),
+    ("first_ack", "First ack"),
+    ("last_ack", "Last ack"),
+)
+FOLLOW_S = 2.0
+TONES = ("muted", "muted", "accent", "pos", "pos", "warn", "warn")
+
+
+class Waterfall(QWidget):
+    """Stages of one signal as bars on a common scale, from its arrival to the last acknowledgement."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace: dict[str, Any] = {}
+        self.setAccessibleName("Where the time went")
+
+    def sizeHint(self) -> QSize:
+        """Return the room seven stages need."""
+        return QSize(320, active().px(17) * len(STEPS) + 14)
+
+    def show_trace(self, trace: dict[str, Any]) -> None:
+        """Draw a trace: nanoseconds since the signal was received."""
+        self.trace = trace
+        self.setAccessibleDescription(
+            ", ".join(
+                f"{title} {_ns(trace.get(name))}"
+                for name, title in STEPS
+                if trace.get(name) is not None
+            )
+        )
+        self.update()
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Paint one line per stage: what it took, and where on the way."""
+        theme = active()
+        painter = QPainter(self)
+        painter.setFont(theme.font(11.5))
+        line, label, value = theme.px(17), theme.px(76), theme.px(70)
+        left, width = 10 + label, max(40, self.width() - label - value - 26)
+        reached = [fmt.number(self.trace.get(name)) for name, _ in STEPS]
+        whole = max([at for at in reached if at is not None], default=0.0)
+        before = 0.0
+        for row, ((_, title), at) in enumerate(zip(STEPS, reached, strict=True)):
+            top = 7 + row * line
+            painter.setPen(theme.colors["muted"])
+            painter.drawText(
+                QRect(10, top, label, line), int(Qt.AlignmentFlag.AlignVCenter.value), title
+            )
+            painter.fillRect(QRect(left, top + line - 1, width, 1), theme.colors["line"])
+            if at is None or not whole:
+                continue
+            start, end = left + width * min(before, at) / whole, left + width * at / whole
+            bar = QRectF(start, top + 4, max(2.0, end - start), line - 8)
+            painter.fillRect(bar, theme.colors[TONES[row]])
+            painter.setPen(theme.colors["text"])
+            box = QRect(left + width + 6, top, value, line)
+            painter.drawText(
+                box,
+                int((Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter).value),
+                _ns(at),
+            )
+            before = max(before, at)
+        painter.end()
+
+
+class SignalDetailPanel(Panel):
+    """What happened to one signal, account by account."""
+
+    NAME = "signal_detail"
+    TITLE = "Signal detail"
+    ABOUT = "One signal: its time line and a row per account with the reason"
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self.key: str | None = None
+        self._wanted = False
+        self._busy = False
+        self._followed_at = 0.0
+        self._title = Caption("", 14, 600, "text")
+        self._terms = Caption("", 12)
+        self._why = Caption("", 12)
+        self._terms.setWordWrap(True)
+        self._why.setWordWrap(True)
+        self._title.shrink()
+        self._fall = Waterfall()
+        self.model = TableModel(_columns(), desk.store, self)
+        self.view = TableView(self.model, self.NAME, self)
+        self.view.changed = desk.layout_touched.emit
+        self.filter = FilterEdit("accounts of the signal")
+        self.filter.textChanged.connect(self.model.set_filter)
+        self._raw = QPlainTextEdit()
+        self._raw.setReadOnly(True)
+        self._raw.setAccessibleName("The signal as it came in")
+        self._pages = QStackedWidget()
+        self._raw_button = QPushButton("Raw")
+        desk.signal_picked.connect(self.show_signal)
+        desk.store.watch(tables.SIGNALS, self._on_signals, self._on_reset)
+
+    def build(self) -> None:
+        """Put heading, waterfall and table in."""
+        self.view.empty_title = "Select a signal"
+        self.view.empty_text = (
+            "Its accounts appear here, each with its outcome, its order, its fill and the reason."
+        )
+        head = QWidget()
+        lines = QVBoxLayout(head)
+        lines.setContentsMargins(10, 7, 10, 3)
+        lines.setSpacing(2)
+        for widget in (self._title, self._terms, self._why):
+            lines.addWidget(widget)
+        self._head = head
+        self._raw_button.setCheckable(True)
+        self._raw_button.setProperty("variant", "flat")
+        self._raw_button.setAccessibleName("Show the signal as it came in")
+        self._raw_button.toggled.connect(lambda on: self._pages.setCurrentIndex(int(on)))
+        self._pages.addWidget(self.view)
+        self._pages.addWidget(self._raw)
+        self.body.addWidget(head)
+        self.body.addWidget(self._fall)
+        self.body.addWidget(self._pages, 1)
+        self.tools = [self._raw_button, self.filter]
+        head.hide()
+        self._fall.hide()
+
+    def show_signal(self, key: str) -> None:
+        """Show another signal."""
+        self.key = key
+        self._wanted = True
+        self._paint_head(self.store.rows(tables.SIGNALS).get(key))
+        self._fetch()
+
+    def tick(self) -> None:
+        """Ask again when the signal has changed since; follow the newest until one is picked."""
+        if self.desk.signal_key is None:
+            self._follow_newest()
+        if self._wanted and not self._busy:
+            self._fetch()
+
+    def _follow_newest(self) -> None:
+        if monotonic() - self._followed_at < FOLLOW_S:
+            return
+        rows = self.store.rows(tables.SIGNALS)
+        newest = max(rows.values(), key=lambda row: row.get("received_at") or "", default=None)
+        if newest is not None and newest["key"] != self.key:
+            self._followed_at = monotonic()
+            self.show_signal(newest["key"])
+
+    def _on_signals(self, changed: Any, _removed: Any) -> None:
+        if self.key in changed:
+            self._wanted = True
+            self._paint_head(self.store.rows(tables.SIGNALS).get(self.key or ""))
+
+    def _on_reset(self) -> None:
+        self._wanted = self.key is not None
+
+    def _fetch(self) -> None:
+        if self.key and self.isVisible() and self.desk.client is not None and not self._busy:
+            self._busy = True
+            self._wanted = False
+            self.desk.spawn(self._load(self.key), "Signal detail")
+
+    async def _load(self, key: str) -> None:
+        try:
+            detail = await self.desk.signal_detail(key)
+        except CommandRefused as refusal:
+            if refusal.code != "NO_ENGINE":
+                raise
+            return
+        finally:
+            self._busy = False
+        if key == self.key:
+            self.show_detail(detail)
+
+    def show_detail(self, detail: dict[str, Any]) -> None:
+        """Show what the engine says of the signal."""
+        self._paint_head(detail.get("signal"))
+        self._fall.show_trace(detail.get("trace") or {})
+        self._fall.setVisible(bool(detail.get("trace")))
+        self._raw.setPlainText(json.dumps(detail.get("raw"), indent=2, ensure_ascii=False))
+        self.model.show_rows({row["account"]: row for row in detail.get("accounts", ())})
+
+    def _paint_head(self, row: Row | None) -> None:
+        self._head.setVisible(row is not None)
+        if row is None:
+            return
+        self._title.setText(f"{fmt.side(row.get('action'))}  {row.get('symbol')}")
+        self._title.set_tone(col.SIDE_TONES.get(str(row.get("action")), "text"))
+        self._terms.setText(_terms(row))
+        reason = col.code_title(row.get("code"))
+        said = str(row.get("message") or "")
+        state = fmt.words(row.get("state"))
+        self._why.setText("  ·  ".join(part for part in (state, reason, said) if part))
+        self._why.set_tone(col.SIGNAL_TONES.get(str(row.get("state")), "muted"))
+
+    def restyle(self) -> None:
+        """Take fonts of the theme."""
+        if hasattr(self, "_raw"):
+            self._raw.setFont(active().font(12))
+
+    def on_link(self) -> None:
+        """Grey what is not live."""
+        self.model.stale = not self.store.connected
+        self.view.viewport().update()
+
+    def state(self) -> dict[str, Any]:
+        """Keep the columns."""
+        return self.view.layout_state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back the columns."""
+        self.view.restore_layout(state)
+
+
+def _terms(row: Row) -> str:
+    parts = [str(row.get("strategy") or ""), fmt.words(row.get("order_type"))]
+    for name, title in (
+        ("limit_price", "limit"),
+        ("stop_price", "stop"),
+        ("stop_loss", "SL"),
+        ("take_profit", "TP"),
+    ):
+        if row.get(name):
+            parts.append(f"{title} {fmt.price(row[name])}")
+    parts.append(f"{row.get('source')}/{row.get('id')}")
+    parts.append(fmt.Times.clock(row.get("received_at"), millis=True))
+    return "  ·  ".join(part for part in parts if part)
+
+
+def _ns(value: object) -> str:
+    at = fmt.number(value)
+    return fmt.NONE if at is None else fmt.micros(at / 1_000)
+
+
+def _trace_us(row: Row, name: str) -> float | None:
+    at = fmt.number((row.get("trace") or {}).get(name))
+    return None if at is None else at / 1_000
+
+
+def _columns() -> tuple[Column, ...]:
+    def traced(name: str, title: str, about: str) -> Column:
+        return Column(
+            name, title, 76, "number", raw=lambda row: _trace_us(row, name), tone=lambda _row: "muted", about=about,
+            text=lambda row: "" if _trace_us(row, name) is None else fmt.micros(_trace_us(row, name)),
+        )  # fmt: skip
+
+    marks = {
+        "sent": "✓",
+        "skipped": "–",
+        "refused": "✕",
+        "held": "◷",
+        "unknown": "?",
+        "pending": "○",
+    }
+    return (
+        col.text("account", "Account", 62),
+        col.chip("outcome", "Outcome", 86, col.OUTCOME_TONES, marks),
+        col.code("code", "Reason", 126),
+        col.chip("status", "Order", 116, col.ORDER_TONES, col.ORDER_MARKS),
+        col.quantity("order_qty", "Qty", 64),
+        col.quantity("cum_qty", "Filled", 64),
+        col.price("avg_px", "Avg price", 80),
+        traced("last_byte", "Out in", "From arrival to this order's last byte"),
+        traced("first_ack", "Acked in", "From arrival to the broker's answer"),
+        col.text("message", "Sentence", 320, tone=lambda _row: "muted"),
+        col.quiet("cl_ord_id", "ClOrdID", 190, visible=False),
+    )

@@ -1,0 +1,384 @@
+"""A scripted engine in memory: a client whose rows look like a busy morning, and which records what it is told."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from engine.errors import CommandRefused
+from engine.model import tables
+from engine.model.enums import ConnectionState
+
+SYMBOLS = {
+    "AAPL": 228.4,
+    "NVDA": 141.2,
+    "MSFT": 417.9,
+    "TSLA": 338.6,
+    "AMD": 138.1,
+    "META": 561.0,
+    "BTC/USD": 91840.0,
+}
+STRATEGIES = ("breakout", "mean-rev", "momentum", "pairs")
+NAMES = (
+    "Alice Moreau",
+    "Ben Okafor",
+    "Chen Wei",
+    "Dana Levi",
+    "Emil Novak",
+    "Fatima Haddad",
+    "Gus Lind",
+    "Hana Sato",
+)
+B32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+
+
+def at(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class ScriptedClient:
+    """An EngineClient; ``snapshot`` and ``step`` make its rows, ``sent`` keeps its commands."""
+
+    def __init__(self, accounts: int = 40, seed: int = 7) -> None:
+        self.random = random.Random(seed)
+        self.listener: Any = None
+        self.now = datetime.now(UTC)
+        self.sent: list[tuple[str, dict[str, Any]]] = []
+        self.signals_sent: list[dict[str, Any]] = []
+        self.refuse: CommandRefused | None = None
+        self.serial = 0
+        self.px = dict(SYMBOLS)
+        self.tables: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in tables.KEYS}
+        self.dirty: dict[str, set[str]] = {}
+        for number in range(accounts):
+            self.put(tables.ACCOUNTS, self.account(number))
+        self.put(tables.ENGINE, self.engine())
+
+    # --- EngineClient -------------------------------------------------------------------------
+
+    async def start(self, listener: Any) -> None:
+        self.listener = listener
+        listener.on_link(ConnectionState.CONNECTING, "ws://127.0.0.1:8787")
+        self.connect()
+
+    async def stop(self) -> None:
+        self.listener = None
+
+    async def command(self, command: str, **fields: Any) -> dict[str, Any]:
+        self.sent.append((command, fields))
+        if self.refuse is not None:
+            raise self.refuse
+        return {"done": True}
+
+    async def send_signal(self, document: dict[str, Any]) -> dict[str, Any]:
+        self.signals_sent.append(document)
+        if self.refuse is not None:
+            raise self.refuse
+        return {"signal_id": document["id"], "state": "accepted"}
+
+    async def signal_detail(self, key: str) -> dict[str, Any]:
+        row = self.tables[tables.SIGNALS].get(key)
+        if row is None:
+            raise CommandRefused("NOT_FOUND", "There is no such signal.", 404)
+        return self.detail(row)
+
+    # --- feeding ------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        self.listener.on_snapshot(self.snapshot())
+        self.listener.on_link(ConnectionState.CONNECTED, "connected")
+
+    def put(self, table: str, row: dict[str, Any]) -> dict[str, Any]:
+        key = row[tables.KEYS[table]]
+        self.tables[table][key] = row
+        self.dirty.setdefault(table, set()).add(key)
+        return row
+
+    def change(self, table: str, key: str, **fields: Any) -> dict[str, Any]:
+        return self.put(table, self.tables[table][key] | fields)
+
+    def snapshot(self) -> dict[str, list[dict[str, Any]]]:
+        self.dirty.clear()
+        return {name: list(rows.values()) for name, rows in self.tables.items()}
+
+    def flush(self) -> int:
+        changes = {
+            name: [self.tables[name][key] for key in keys] for name, keys in self.dirty.items()
+        }
+        self.dirty = {}
+        if self.listener is not None:
+            self.listener.on_batch(changes, {})
+        return sum(len(rows) for rows in changes.values())
+
+    # --- rows ---------------------------------------------------------------------------------
+
+    def engine(self, **fields: Any) -> dict[str, Any]:
+        rows = list(self.tables[tables.ACCOUNTS].values())
+        connected = sum(row["connection"] == "connected" for row in rows)
+        total = sum(float(row["day_pnl"]) for row in rows)
+        return {
+            "key": "engine", "name": "desk-1", "version": "0.1.0", "pid": 4242, "book": "main", "profile": "embedded",
+            "simulated": True, "trading": "active", "reason": "", "started_at": at(self.now - timedelta(hours=2)),
+            "now": at(datetime.now(UTC)), "accounts": len(rows), "connected": connected,
+            "open_orders": sum(row["open_orders"] for row in rows), "unknown_orders": 0,
+            "held": sum(1 for row in self.tables[tables.SIGNALS].values() if row["state"] == "held"),
+            "signals": len(self.tables[tables.SIGNALS]), "orders": len(self.tables[tables.ORDERS]),
+            "fills": len(self.tables[tables.FILLS]), "signals_per_s": 0.6, "orders_per_s": 18.4,
+            "equity": f"{sum(float(row['equity']) for row in rows):.2f}", "day_pnl": f"{total:.2f}",
+            "realised": f"{total * 0.6:.2f}", "unrealised": f"{total * 0.4:.2f}", "exposure": "1842210.55",
+            "loop_lag_ms": 0.7, "services": {"journal": {"state": "connected", "text": ""}}, "prices": {},
+        } | fields  # fmt: skip
+
+    def account(self, number: int) -> dict[str, Any]:
+        rnd = self.random
+        equity = rnd.uniform(20_000, 180_000)
+        link = "connected" if number % 13 else "degraded"
+        if number % 17 == 16:
+            link = "error"
+        text = {"degraded": "order stream down", "error": "credentials refused"}.get(link, "")
+        return {
+            "id": f"A-{number + 1:03d}", "name": NAMES[number % len(NAMES)], "broker": "alpaca" if number % 3 else "paper",
+            "environment": "paper", "active": number % 11 != 10, "tags": ["gold"] if number % 4 == 0 else ["core"],
+            "strategies": ["*"], "symbols": ["*"], "approval": "review" if number % 9 == 8 else "auto",
+            "sizing": {"method": "risk_percent", "percent": "0.5"} if number % 2 else {"method": "fixed", "quantity": "10"},
+            "limits": {}, "hours": None, "connection": link, "connection_text": text, "state": "active",
+            "equity": f"{equity:.2f}", "cash": f"{equity * 0.6:.2f}", "buying_power": f"{equity * 1.8:.2f}",
+            "day_pnl": f"{rnd.uniform(-900, 1400):.2f}", "realised": "120.00", "unrealised": "88.50",
+            "exposure": f"{equity * 0.4:.2f}", "positions": rnd.randint(0, 6), "open_orders": rnd.randint(0, 3),
+            "unknown_orders": 0, "rejects": 1 if number % 12 == 5 else 0, "queue": 0, "ack_p50_us": rnd.randint(2_100, 9_800),
+            "last_error": text, "updated_at": at(self.now),
+        }  # fmt: skip
+
+    def cl_ord_id(self) -> str:
+        return "".join(self.random.choice(B32) for _ in range(20))
+
+    def signal(self, moment: datetime, state: str = "accepted", **fields: Any) -> dict[str, Any]:
+        rnd = self.random
+        self.serial += 1
+        symbol = rnd.choice(list(SYMBOLS))
+        action = rnd.choice(("buy", "buy", "sell", "sell", "close"))
+        kind = "limit" if rnd.random() < 0.4 and action != "close" else "market"
+        price = self.px[symbol]
+        sign = 1 if action == "buy" else -1
+        skipped = rnd.randint(2, 9)
+        refused = rnd.choice((0, 0, 1, 2))
+        held = 4 if state == "held" else 0
+        count = len(self.tables[tables.ACCOUNTS])
+        reached = (
+            0 if state in {"refused", "rejected", "expired"} else count - skipped - refused - held
+        )
+        first = rnd.randint(620, 1_450)
+        row = {
+            "key": f"tv-alerts/brk-{self.serial:05d}", "source": "tv-alerts", "id": f"brk-{self.serial:05d}",
+            "strategy": rnd.choice(STRATEGIES), "symbol": symbol, "action": action, "order_type": kind,
+            "time_in_force": "day", "limit_price": f"{price:.2f}" if kind == "limit" else None, "stop_price": None,
+            "stop_loss": f"{price * (1 - sign * 0.012):.2f}" if action != "close" else None,
+            "take_profit": f"{price * (1 + sign * 0.03):.2f}" if action != "close" else None, "quantity": None,
+            "reference_price": None, "issued_at": at(moment), "received_at": at(moment), "origin": "webhook",
+            "state": state, "code": {"refused": "STALE", "held": "REVIEW", "expired": "APPROVAL_TIMEOUT",
+                                     "rejected": "REJECTED_BY_OPERATOR"}.get(state),
+            "message": "9.2 s old, limit 5.0 s" if state == "refused" else None, "accounts": count, "sent": reached,
+            "held": held, "skipped": skipped, "refused": refused, "filled": max(0, reached - 2), "working": min(2, reached),
+            "rejected": 0, "unknown": 0, "hold_expires_at": at(moment + timedelta(seconds=30)) if state == "held" else None,
+            "first_byte_us": first if reached else None, "last_byte_us": first + rnd.randint(800, 1_900) if reached else None,
+            "last_ack_us": first + rnd.randint(6_000, 14_000) if reached else None,
+        } | fields  # fmt: skip
+        return self.put(tables.SIGNALS, row)
+
+    def order(
+        self, signal: dict[str, Any], account: str, status: str, moment: datetime
+    ) -> dict[str, Any]:
+        rnd = self.random
+        quantity = rnd.choice((5, 10, 25, 40, 100))
+        done = {"filled": quantity, "partially_filled": quantity // 2}.get(status, 0)
+        price = self.px[signal["symbol"]] * rnd.uniform(0.999, 1.001)
+        return self.put(tables.ORDERS, {
+            "cl_ord_id": self.cl_ord_id(), "order_id": f"b-{rnd.getrandbits(40):010x}", "account": account,
+            "broker": "alpaca", "symbol": signal["symbol"], "side": "sell" if signal["action"] == "sell" else "buy",
+            "order_type": signal["order_type"], "time_in_force": "day", "order_qty": str(quantity),
+            "limit_price": signal["limit_price"], "stop_price": None, "status": status, "cum_qty": str(done),
+            "leaves_qty": str(quantity - done), "avg_px": f"{price:.2f}" if done else None,
+            "code": {"rejected": "BROKER_REJECTED", "denied": "QTY_MAX", "unknown": "OUTCOME_UNKNOWN"}.get(status),
+            "text": "insufficient buying power" if status == "rejected" else "", "strategy": signal["strategy"],
+            "source": signal["source"], "signal_id": signal["id"], "leg": "entry", "created_at": at(moment),
+            "updated_at": at(moment), "first_byte_us": rnd.randint(700, 2_600), "ack_us": rnd.randint(2_000, 9_000),
+        })  # fmt: skip
+
+    def fill(self, order: dict[str, Any], moment: datetime) -> dict[str, Any]:
+        self.serial += 1
+        return self.put(tables.FILLS, {
+            "key": f"{order['account']}/x{self.serial}", "account": order["account"], "exec_id": f"x{self.serial}",
+            "cl_ord_id": order["cl_ord_id"], "symbol": order["symbol"], "side": order["side"],
+            "last_qty": order["cum_qty"], "last_px": order["avg_px"], "at": at(moment), "strategy": order["strategy"],
+            "source": order["source"], "signal_id": order["signal_id"],
+        })  # fmt: skip
+
+    def position(self, account: str, symbol: str, quantity: int) -> dict[str, Any]:
+        average = SYMBOLS[symbol] * self.random.uniform(0.985, 1.015)
+        mark = self.px[symbol]
+        return self.put(tables.POSITIONS, {
+            "key": f"{account}/{symbol}", "account": account, "symbol": symbol, "qty": str(quantity),
+            "avg_px": f"{average:.2f}", "mark": f"{mark:.2f}", "mark_age_s": round(self.random.uniform(0.1, 1.4), 1),
+            "value": f"{mark * quantity:.2f}", "unrealised": f"{(mark - average) * quantity:.2f}", "realised": "0.00",
+            "stop_loss": f"{average * 0.985:.2f}", "take_profit": f"{average * 1.03:.2f}", "updated_at": at(self.now),
+        })  # fmt: skip
+
+    def latency(self, moment: datetime) -> None:
+        base = {"validated": 70, "durable": 420, "planned": 610, "first_byte": 700, "last_byte": 1_900,
+                "first_ack": 3_100, "last_ack": 8_800, "send": 520, "ack": 3_600}  # fmt: skip
+        for stage in tables.STAGES:
+            wave = self.random.lognormvariate(0, 0.18)
+            p50 = int(base[stage] * wave)
+            tail = int(p50 * self.random.uniform(1.8, 4.0))
+            sample = {
+                "count": 24,
+                "p50": p50,
+                "p90": int(p50 * 1.5),
+                "p99": tail,
+                "p999": tail * 2,
+                "max": tail * 2,
+            }
+            edges = [int(base[stage] * 0.25 * 1.3**n) for n in range(16)]
+            counts = [3, 18, 90, 330, 620, 540, 300, 160, 90, 50, 26, 12, 7, 4, 2, 1]
+            total = {name: int(value * 1.1) for name, value in sample.items()} | {"count": 18_240}
+            minute = dict(sample) | {"count": 1_104}
+            self.put(tables.LATENCY, {"stage": stage, "total": total, "minute": minute, "second": sample,
+                                      "buckets": [list(pair) for pair in zip(edges, counts, strict=True)],
+                                      "at": at(moment)})  # fmt: skip
+
+    def detail(self, row: dict[str, Any]) -> dict[str, Any]:
+        rnd = random.Random(row["key"])
+        orders = {
+            o["account"]: o
+            for o in self.tables[tables.ORDERS].values()
+            if o["signal_id"] == row["id"]
+        }
+        codes = [("skipped", "NOT_SUBSCRIBED"), ("skipped", "OUTSIDE_HOURS"), ("refused", "QTY_MAX"), ("skipped", "INACTIVE"),
+                 ("skipped", "POSITION_LIMIT"), ("skipped", "NOT_CONNECTED")]  # fmt: skip
+        rows = []
+        for number, account in enumerate(self.tables[tables.ACCOUNTS]):
+            order = orders.get(account)
+            outcome, code = (
+                ("sent", None) if order or number % 5 else codes[number // 5 % len(codes)]
+            )
+            if row["state"] == "held" and outcome == "sent" and number % 9 == 8:
+                outcome, code = "held", "REVIEW"
+            soft = code in {"OUTSIDE_HOURS", "POSITION_LIMIT"}
+            quantity = (
+                order["order_qty"] if order else ("10" if outcome in {"sent", "held"} else None)
+            )
+            status = (order["status"] if order else "filled") if outcome == "sent" else None
+            start = 700_000 + number * 31_000
+            trace = {"planned": 610_000, "first_byte": start, "last_byte": start + 9_000,
+                     "first_ack": start + rnd.randint(2_000_000, 6_000_000)} if outcome == "sent" else {}  # fmt: skip
+            message = {"QTY_MAX": "840 is more than max_order_quantity 500",
+                       "POSITION_LIMIT": "10 open positions, limit 10"}.get(code or "", "")  # fmt: skip
+            rows.append({
+                "account": account, "outcome": outcome, "code": code, "message": message,
+                "cl_ord_id": order["cl_ord_id"] if order else None, "status": status, "side": row["action"],
+                "order_qty": quantity, "cum_qty": quantity if status == "filled" else "0" if quantity else None,
+                "avg_px": f"{self.px[row['symbol']]:.2f}" if status == "filled" else None, "soft": soft, "trace": trace,
+            })  # fmt: skip
+        trace = {"received": row["received_at"], "validated": 68_000, "durable": 430_000, "planned": 610_000,
+                 "first_byte": 702_000, "last_byte": 1_944_000, "first_ack": 3_140_000, "last_ack": 8_790_000}  # fmt: skip
+        raw = {name: row[name] for name in ("id", "source", "strategy", "symbol", "action", "order_type", "stop_loss",
+                                            "take_profit", "issued_at") if row[name] is not None}  # fmt: skip
+        return {"signal": row, "raw": raw, "accounts": rows, "trace": trace}
+
+    # --- a morning ----------------------------------------------------------------------------
+
+    def morning(self) -> None:
+        """Fill every table as after two busy hours."""
+        rnd, names = self.random, list(self.tables[tables.ACCOUNTS])
+        states = ["accepted"] * 46 + ["refused"] * 5 + ["rejected"] * 3 + ["expired"] * 3
+        rnd.shuffle(states)
+        rows = []
+        for number, state in enumerate(states):
+            rows.append(
+                self.signal(self.now - timedelta(seconds=(len(states) - number) * 61 - 30), state)
+            )
+        for seconds in (14, 6, 2):
+            rows.append(
+                self.signal(
+                    self.now - timedelta(seconds=seconds), "held" if seconds != 2 else "accepted"
+                )
+            )
+        for number in range(300):
+            signal = rnd.choice(rows[-12:])
+            status = rnd.choices(("filled", "new", "partially_filled", "canceled", "rejected", "denied", "unknown"),
+                                 (60, 14, 6, 8, 4, 5, 1))[0]  # fmt: skip
+            moment = self.now - timedelta(seconds=(300 - number) * 2.2)
+            order = self.order(signal, rnd.choice(names), status, moment)
+            if order["cum_qty"] != "0":
+                self.fill(order, moment)
+        while len(self.tables[tables.POSITIONS]) < 80:
+            self.position(
+                rnd.choice(names),
+                rnd.choice(list(SYMBOLS)),
+                rnd.choice((-40, -10, 10, 25, 60, 100)),
+            )
+        self._history()
+        self.alerts()
+        self.put(tables.ENGINE, self.engine())
+
+    def _history(self) -> None:
+        total, equity = (
+            0.0,
+            sum(float(row["equity"]) for row in self.tables[tables.ACCOUNTS].values()),
+        )
+        for number in range(720):
+            total += self.random.gauss(14, 140)
+            stamp = at(self.now - timedelta(seconds=(720 - number) * 10))
+            self.put(tables.PNL, {"at": stamp, "equity": f"{equity + total:.2f}", "total": f"{total:.2f}",
+                                  "realised": f"{total * 0.6:.2f}", "unrealised": f"{total * 0.4:.2f}"})  # fmt: skip
+
+    def alerts(self) -> None:
+        said = (("warning", "broker", "BROKER_REJECTED", "A-018", "insufficient buying power"),
+                ("critical", "session", "", "A-017", "credentials refused; entries for this account are off"),
+                ("info", "engine", "", "", "Trading armed by operator: start of day"),
+                ("warning", "order", "OUTCOME_UNKNOWN", "A-007", "No proof of the order's fate after 2.0 s; looking it up"))  # fmt: skip
+        for number, (severity, area, code, account, text) in enumerate(said):
+            self.put(tables.ALERTS, {"id": f"al-{number}", "at": at(self.now - timedelta(minutes=4 * number + 1)),
+                                     "severity": severity, "area": area, "code": code or None,
+                                     "account": account or None, "text": text})  # fmt: skip
+
+    def killed(self) -> None:
+        """Halts, and a kill half done."""
+        self.put(tables.HALTS, {"scope": "all", "state": "halted", "reason": "kill switch at the desk",
+                                "at": at(self.now), "by": "operator"})  # fmt: skip
+        for number, account in enumerate(self.tables[tables.ACCOUNTS]):
+            left = number % 3 if number > 20 else 0
+            residual = {"AAPL": "40", "NVDA": "-10"} if number % 6 == 0 else {}
+            self.put(tables.KILL, {"account": account, "blocked": True, "cancels_sent": 3, "cancels_confirmed": 3 - left,
+                                   "working": left, "residual": residual, "done": not left, "error": None,
+                                   "at": at(self.now)})  # fmt: skip
+        self.put(tables.ENGINE, self.engine(trading="halted", reason="kill switch"))
+
+    def step(self, changes: int) -> None:
+        """Change ``changes`` rows as a market does: marks, money, states."""
+        rnd = self.random
+        positions, accounts = (
+            list(self.tables[tables.POSITIONS]),
+            list(self.tables[tables.ACCOUNTS]),
+        )
+        orders = list(self.tables[tables.ORDERS])
+        for number in range(changes):
+            pick = number % 10
+            if pick < 6 and positions:
+                key = rnd.choice(positions)
+                row = self.tables[tables.POSITIONS][key]
+                mark = float(row["mark"]) * rnd.uniform(0.9994, 1.0006)
+                quantity = float(row["qty"])
+                self.change(tables.POSITIONS, key, mark=f"{mark:.2f}", value=f"{mark * quantity:.2f}",
+                            unrealised=f"{(mark - float(row['avg_px'])) * quantity:.2f}")  # fmt: skip
+            elif pick < 8 and accounts:
+                key = rnd.choice(accounts)
+                money = float(self.tables[tables.ACCOUNTS][key]["day_pnl"]) + rnd.gauss(0, 6)
+                self.change(tables.ACCOUNTS, key, day_pnl=f"{money:.2f}")
+            elif orders:
+                self.change(
+                    tables.ORDERS,
+                    rnd.choice(orders),
+                    status=rnd.choice(("new", "filled", "partially_filled")),
+                )

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import csv
+import io
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from PySide6.QtCore import Qt
+from pytestqt.modeltest import ModelTester
+from pytestqt.qtbot import QtBot
+
+from engine.model import tables
+from engine.model.enums import ConnectionState
+from gui.bridge import Store
+from gui.table_model import RAW, Column, TableModel
+from gui.table_view import TableView
+
+COLUMNS = (
+    Column("cl_ord_id", "Id", 80),
+    Column("order_qty", "Qty", 60, "number", flash=True),
+    Column("text", "Text", 100),
+)
+DOWN, UP = Qt.SortOrder.DescendingOrder, Qt.SortOrder.AscendingOrder
+
+
+def row(key: str, quantity: object = "1", text: str = "") -> dict[str, Any]:
+    return {"cl_ord_id": key, "order_qty": quantity, "text": text}
+
+
+@pytest.fixture
+def store(qtbot: QtBot) -> Iterator[Store]:
+    made = Store()
+    yield made
+    made.deleteLater()
+
+
+@pytest.fixture
+def model(store: Store) -> TableModel:
+    made = TableModel(COLUMNS, store)
+    made.attach(tables.ORDERS)
+    return made
+
+
+def feed(store: Store, *rows: dict[str, Any], removed: tuple[str, ...] = ()) -> None:
+    store.on_batch({tables.ORDERS: list(rows)}, {tables.ORDERS: list(removed)})
+    store.frame()
+
+
+def test_rows_come_change_and_go(
+    store: Store, model: TableModel, qtmodeltester: ModelTester
+) -> None:
+    qtmodeltester.check(model)
+    feed(store, row("a"), row("b"), row("c"))
+    assert model.order == ["a", "b", "c"]
+    feed(store, row("b", "7"), removed=("a",))
+    assert model.order == ["b", "c"]
+    assert model.index(0, 1).data() == "7"
+    assert model.index(0, 1).data(RAW) == "7"
+    assert model.pos == {"b": 0, "c": 1}
+
+
+def test_many_changes_to_one_row_are_one_notice_a_frame(store: Store, model: TableModel) -> None:
+    feed(store, row("a"))
+    heard: list[int] = []
+    model.dataChanged.connect(lambda first, _last: heard.append(first.row()))
+    for quantity in range(50):
+        store.on_batch({tables.ORDERS: [row("a", str(quantity))]}, {})
+    store.frame()
+    assert heard == [0]
+    assert model.index(0, 1).data() == "49"
+
+
+def test_rows_out_of_sight_are_not_formatted(store: Store, model: TableModel) -> None:
+    feed(store, *(row(f"k{n:03}") for n in range(300)))
+    model.visible_span = lambda: (0, 9)
+    heard: list[int] = []
+    model.dataChanged.connect(lambda first, _last: heard.append(first.row()))
+    feed(store, *(row(f"k{n:03}", "2") for n in range(300)))
+    assert heard == list(range(10))
+
+
+def test_numbers_sort_as_numbers_and_nothing_comes_last(store: Store, model: TableModel) -> None:
+    feed(store, row("a", "9"), row("b", "100"), row("c", None), row("d", "-3"))
+    model.sort(1, DOWN)
+    assert model.order == ["b", "a", "d", "c"]
+    model.sort(1, UP)
+    assert model.order == ["d", "a", "b", "c"]
+
+
+def test_new_rows_come_on_top_when_newest_is_first(store: Store, model: TableModel) -> None:
+    model.sort(0, DOWN)
+    feed(store, row("a"), row("b"))
+    feed(store, row("c"))
+    assert model.order == ["c", "b", "a"]
+
+
+def test_nothing_moves_under_the_pointer(store: Store, model: TableModel) -> None:
+    model.sort(1, DOWN)
+    feed(store, row("a", "1"), row("b", "2"))
+    assert model.order == ["b", "a"]
+    model.frozen = lambda: True
+    feed(store, row("a", "9"), row("c", "5"))
+    model.step(1e9)
+    assert model.order == ["b", "a"]
+    assert list(model.waiting) == ["c"]
+    model.frozen = lambda: False
+    model.step(2e9)
+    model.step(3e9)
+    assert model.order == ["a", "c", "b"]
+    assert not model.waiting
+
+
+def test_a_resort_keeps_the_selection_with_its_row(
+    qtbot: QtBot, store: Store, model: TableModel
+) -> None:
+    view = TableView(model, "orders")
+    qtbot.addWidget(view)
+    feed(store, *(row(key, str(n)) for n, key in enumerate("abcdef")))
+    assert view.select_key("e")
+    model.sort(1, DOWN)
+    assert view.current_key() == "e"
+    feed(store, row("e", "-5"))
+    model.resort()
+    assert model.order[-1] == "e"
+    assert view.current_key() == "e"
+
+
+def test_filter_takes_every_word(store: Store, model: TableModel) -> None:
+    feed(
+        store,
+        row("a", "5", "rejected by broker"),
+        row("b", "6", "filled"),
+        row("c", "7", "Broker down"),
+    )
+    model.set_filter("BROKER")
+    assert model.order == ["a", "c"]
+    model.set_filter("broker rejected")
+    assert model.order == ["a"]
+    feed(store, row("d", "8", "rejected: broker"))
+    assert model.order == ["a", "d"]
+    model.set_filter("")
+    assert len(model.order) == 4
+
+
+def test_flash_marks_only_what_changed(store: Store, model: TableModel) -> None:
+    feed(store, row("a", "1", "x"))
+    model.cells("a")
+    feed(store, row("a", "2", "y"))
+    assert model.flash_of("a", 1) > 0.5
+    assert model.flash_of("a", 2) == 0
+    model.step(1e12)
+    assert model.flash_of("a", 1) == 0
+
+
+def test_a_thousand_random_changes_leave_the_model_whole(
+    store: Store, model: TableModel, qtmodeltester: ModelTester
+) -> None:
+    qtmodeltester.check(model)
+    rnd = random.Random(11)
+    known: dict[str, dict[str, Any]] = {}
+    model.sort(1, DOWN)
+    for turn in range(1_000):
+        key = f"k{rnd.randrange(80)}"
+        if rnd.random() < 0.25:
+            known.pop(key, None)
+            feed(store, removed=(key,))
+        else:
+            known[key] = row(key, str(rnd.randrange(1000)))
+            feed(store, known[key])
+        if turn % 50 == 0:
+            model.set_filter(rnd.choice(("", "k1", "7")))
+    model.set_filter("")
+    model.resort()
+    assert sorted(model.order) == sorted(known)
+    assert {key: at for at, key in enumerate(model.order)} == model.pos
+    quantities = [int(known[key]["order_qty"]) for key in model.order]
+    assert quantities == sorted(quantities, reverse=True)
+
+
+def test_a_snapshot_replaces_everything(store: Store, model: TableModel) -> None:
+    feed(store, row("a"), row("b"))
+    store.on_snapshot({tables.ORDERS: [row("z")]})
+    assert model.order == ["z"]
+
+
+def test_the_oldest_rows_leave_first(
+    store: Store, model: TableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("gui.bridge").bridge.CAPS, tables.ORDERS, 3)
+    feed(store, *(row(key) for key in "abcde"))
+    assert model.order == ["c", "d", "e"]
+    feed(store, row("f"))
+    assert model.order == ["d", "e", "f"]
+
+
+def test_csv_has_raw_values_and_no_formula(store: Store, model: TableModel) -> None:
+    feed(store, row("a", "-1234.5", '=HYPERLINK("x")'), row("b", "2", 'say "hi", twice'))
+    read = list(csv.reader(io.StringIO(model.as_csv())))
+    assert read == [
+        ["cl_ord_id", "order_qty", "text"],
+        ["a", "-1234.5", '\'=HYPERLINK("x")'],
+        ["b", "2", 'say "hi", twice'],
+    ]
+
+
+def test_tsv_has_titles_and_the_columns_asked_for(store: Store, model: TableModel) -> None:
+    feed(store, row("a", "5", "x\ty"))
+    assert model.as_tsv(["a"], [2, 0]) == "Text\tId\nx y\ta"
+
+
+def test_view_remembers_columns(qtbot: QtBot, store: Store, model: TableModel) -> None:
+    view = TableView(model, "orders")
+    qtbot.addWidget(view)
+    view.show_column(0, False)
+    view.horizontalHeader().moveSection(2, 0)
+    view.horizontalHeader().resizeSection(1, 133)
+    model.sort(1, DOWN)
+    state = view.layout_state()
+    other = TableView(TableModel(COLUMNS, store), "orders")
+    qtbot.addWidget(other)
+    other.restore_layout(state)
+    assert other.layout_state() == state
+    other.show_column(1, False)
+    other.show_column(2, False)
+    assert not other.isColumnHidden(2), "the last column stays"
+
+
+def test_unused_pump_rests(store: Store, model: TableModel) -> None:
+    feed(store, row("a"))
+    assert not store._timer.isActive()
+    store.on_link(ConnectionState.CONNECTED, "")
+    assert store.age() is not None

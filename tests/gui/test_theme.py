@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from PySide6.QtGui import QFontMetricsF
+from PySide6.QtWidgets import QApplication
+
+from gui import theme
+from gui.theme import BLUE_ORANGE, CONTRAST_PAIRS, DARK, LIGHT, active, contrast
+
+SCHEMES = [
+    DARK,
+    LIGHT,
+    replace(DARK, **BLUE_ORANGE["dark"]),
+    replace(LIGHT, **BLUE_ORANGE["light"]),
+]
+
+
+@pytest.mark.parametrize("tokens", SCHEMES)
+def test_every_pair_of_ink_and_ground_can_be_read(tokens: theme.Tokens) -> None:
+    poor = {
+        pair: round(contrast(getattr(tokens, pair[0]), getattr(tokens, pair[1])), 2)
+        for pair in CONTRAST_PAIRS
+        if contrast(getattr(tokens, pair[0]), getattr(tokens, pair[1])) < 4.5
+    }
+    assert poor == {}
+
+
+def test_contrast_is_the_one_of_wcag() -> None:
+    assert contrast("#000000", "#FFFFFF") == pytest.approx(21)
+    assert contrast("#777777", "#FFFFFF") == pytest.approx(4.48, abs=0.01)
+
+
+def simulated(color: str, kind: str) -> tuple[float, ...]:
+    """How a dichromat sees a colour (Viénot 1999, linear RGB)."""
+    rows = {
+        "protan": ((0.11238, 0.88762, 0), (0.11238, 0.88762, 0), (0.00401, -0.00401, 1)),
+        "deutan": ((0.29275, 0.70725, 0), (0.29275, 0.70725, 0), (-0.02234, 0.02234, 1)),
+    }[kind]
+    channels = [(int(color[at : at + 2], 16) / 255) ** 2.2 for at in (1, 3, 5)]
+    return tuple(max(0.0, sum(a * b for a, b in zip(row, channels, strict=True))) for row in rows)
+
+
+def lab(linear: tuple[float, ...]) -> tuple[float, float, float]:
+    r, g, b = linear
+    xyz = (
+        (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.9505,
+        0.2126 * r + 0.7152 * g + 0.0722 * b,
+        (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089,
+    )
+    x, y, z = (v ** (1 / 3) if v > 0.008856 else 7.787 * v + 16 / 116 for v in xyz)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+@pytest.mark.parametrize("kind", ["protan", "deutan"])
+@pytest.mark.parametrize("name", ["dark", "light"])
+def test_blue_and_orange_differ_for_every_eye(name: str, kind: str) -> None:
+    pair = BLUE_ORANGE[name]
+    one, other = (lab(simulated(pair[end], kind)) for end in ("pos", "neg"))
+    assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5 >= 20
+
+
+def test_figures_have_one_width(qapp: QApplication) -> None:
+    metrics = QFontMetricsF(active().font(13))
+    widths = {metrics.horizontalAdvance(digit * 8) for digit in "0123456789"}
+    assert max(widths) - min(widths) < 0.5
+
+
+def test_switching_tells_and_changes_the_palette(qapp: QApplication) -> None:
+    heard = []
+    active().changed.connect(lambda: heard.append(active().tokens.name))
+    active().use("light")
+    assert heard == ["light"]
+    assert qapp.palette().window().color().name().upper() == LIGHT.window
+    active().use("light", blue_orange=True, scale=500)
+    assert active().tokens.pos == BLUE_ORANGE["light"]["pos"]
+    assert active().scale == 160
+
+
+def test_every_icon_of_a_command_exists(qapp: QApplication) -> None:
+    for name in ("check", "cross", "force", "close", "cancel", "ticket", "halt", "arm", "volley"):
+        assert not theme.icon(name).isNull(), name
+    assert theme.icon("no-such-icon").isNull()
