@@ -190,9 +190,7 @@ class Fleet:
             self._hooks.alert("warning", "NOT_CONNECTED", account_id, text or connection.value)
 
     def _set_connection(self, state: AccountState, connection: ConnectionState, text: str) -> None:
-        state.connection = connection
-        state.connection_text = text
-        state.updated_at = self._clock.now()
+        state.connect(connection, text, self._clock.now())
         self.usable_brokers = {s.account.broker for s in self.states.values() if s.usable}
         if connection is ConnectionState.ERROR:
             state.last_error = text

@@ -74,7 +74,9 @@ class KillFile:
             documents = self._read()
             if documents is not None:
                 await self._obey(documents)
-                if self._read() == documents:  # none was added meanwhile; a command is carried out once by its id
+                if (
+                    self._read() == documents
+                ):  # none was added meanwhile; a command is carried out once by its id
                     self._path.unlink(missing_ok=True)
             await asyncio.sleep(LOOK_EVERY_S)
 

@@ -122,10 +122,10 @@ class Planner:
             if reason is not None:
                 plan.skipped[state.id] = reason
                 continue
-            if release is None and state.account.approval == "review":
+            if release is None and state.review:
                 plan.held.append(state.id)
                 continue
-            instrument = self._instrument_of(state.account.broker, signal.symbol)
+            instrument = self._instrument_of(state.broker, signal.symbol)
             quantity = self._quantity(state, signal, prices, instrument, sizes)
             quantity = self._scaled(quantity, instrument, release)
             if isinstance(quantity, tuple):
@@ -183,7 +183,7 @@ class Planner:
         reason = rules.standing(state) or self._latched(state, signal)
         if reason is not None:
             return reason
-        if state.account.limits.max_daily_loss is not None:
+        if state.limits.max_daily_loss is not None:
             day_pnl = self._keeper.pnl(state.id).total - state.day_baseline
             if reason := rules.within_daily_loss(state, day_pnl):
                 return reason
@@ -200,14 +200,14 @@ class Planner:
             return None
         latch = self._states.strictest(
             f"account:{state.id}",
-            f"broker:{state.account.broker}",
+            f"broker:{state.broker}",
             f"strategy:{signal.strategy}",
             f"symbol:{signal.symbol}",
         )
         return refusal(latch) if latch else None
 
     def _no_room(self, state: AccountState, symbol: str) -> Reason | None:
-        if state.account.limits.max_positions is None:
+        if state.limits.max_positions is None:
             return None
         held = self._keeper.open_symbols(state.id)
         held.update(order.symbol for order in state.working.values() if not order.reducing)
@@ -251,10 +251,10 @@ class Planner:
         prices: Prices,
         instrument: Instrument,
     ) -> Reason | None:
-        if not self._supports(state.account.broker, signal.order_type, signal.time_in_force):
+        if not self._supports(state.broker, signal.order_type, signal.time_in_force):
             return (
                 "BROKER_UNSUPPORTED",
-                f"{state.account.broker} has no {signal.order_type.value} order {signal.time_in_force.value}",
+                f"{state.broker} has no {signal.order_type.value} order {signal.time_in_force.value}",
             )
         for order in state.working.values():
             if (
@@ -263,7 +263,7 @@ class Planner:
                 and order.side is signal.side
             ):
                 return "UNKNOWN_OPEN", f"{order.cl_ord_id} has no proven outcome yet"
-        limits = state.account.limits
+        limits = state.limits
         return (
             checks.tick(signal.limit_price, instrument)
             or checks.tick(signal.stop_price, instrument)

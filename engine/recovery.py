@@ -12,7 +12,7 @@ from engine.model.order import Order
 from engine.model.signal import Signal
 from engine.risk.trading_state import FIRM, Latch
 from engine.signal_record import SignalRecord
-from engine.stores.journal import LoadedState, SignalEntry
+from engine.stores.journal_rows import LoadedState, SignalEntry
 from engine.trading_engine import TradingEngine
 
 
@@ -25,9 +25,12 @@ def record_from_entry(entry: SignalEntry, signal: Signal, orders: dict[str, Orde
     )
     record.entry = entry
     record.loaded_trace = entry.trace
-    for intent in plan.get("orders", ()):
-        order = orders.get(intent[0]) or _order_from_intent(intent, signal, received)
-        record.orders[order.account] = order
+    for *shared, rows in plan.get("orders", ()):
+        for cl_ord_id, account, quantity in rows:
+            known = orders.get(cl_ord_id)
+            record.orders[account] = known or _order_from_intent(
+                cl_ord_id, account, quantity, shared, signal, received
+            )
     record.cancels = {
         account: [orders[i] for i in ids if i in orders]
         for account, ids in plan.get("cancels", {}).items()
@@ -43,10 +46,15 @@ def record_from_entry(entry: SignalEntry, signal: Signal, orders: dict[str, Orde
     return record
 
 
-def _order_from_intent(intent: list[Any], signal: Signal, created_at: datetime) -> Order:
-    cl_ord_id, account, side, quantity, order_type, time_in_force, limit, stop, leg, reducing = (
-        intent
-    )
+def _order_from_intent(
+    cl_ord_id: str,
+    account: str,
+    quantity: str,
+    shared: list[Any],
+    signal: Signal,
+    created_at: datetime,
+) -> Order:
+    side, order_type, time_in_force, limit, stop, leg, reducing = shared
     return Order(
         cl_ord_id=cl_ord_id,
         account=account,

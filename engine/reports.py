@@ -377,19 +377,16 @@ class EngineReports:
         return self._engine.latency_stages.report()
 
     def readiness(self) -> list[str]:
-        """Return why the engine is not ready to trade."""
+        """Return why the engine cannot take signals and act on them.
+
+        Being disarmed, paused or halted is no lack of readiness: it is what somebody decided.
+        """
         engine = self._engine
         reasons = []
         if engine.journal.failed:
             reasons.append(f"the journal failed: {engine.journal.failed}")
-        latch = engine.states.get(FIRM)
-        if latch is not None:
-            reasons.append(f"trading is {latch.state.value}: {latch.reason}")
         active = [state for state in engine.fleet.states.values() if state.account.active]
-        if not active:
-            reasons.append("no account is active")
-        down = [state.id for state in active if not state.usable]
-        if active and len(down) == len(active):
+        if active and not any(state.usable for state in active):
             reasons.append("no account is connected")
         for name, service in self._services().items():
             if service["state"] not in {

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from engine.model.enums import OrderStatus, SignalState
 from engine.model.order import Order
 from engine.model.receipt import SignalReceipt
 from engine.model.signal import Signal
-from engine.stores.journal import SignalEntry
+from engine.stores.journal_rows import SignalEntry
 
 Reason = tuple[str, str]
 
@@ -117,7 +119,7 @@ class SignalRecord:
         first = self.entry.plan.get("first") if self.entry else None
         return {
             "first": first or self.state.value,
-            "orders": [order_intent(order) for order in self.orders.values()],
+            "orders": order_intents(self.orders.values()),
             "cancels": {
                 account: [order.cl_ord_id for order in orders]
                 for account, orders in self.cancels.items()
@@ -167,17 +169,38 @@ class SignalRecord:
         }
 
 
-def order_intent(order: Order) -> list[Any]:
-    """Return an intent for the plan: everything that is needed to send the order again after a crash."""
+def order_intents(orders: Iterable[Order]) -> list[list[Any]]:
+    """Return intents for the plan: everything that is needed to send the orders again after a crash.
+
+    What a signal's orders share is written once: ``[side, type, time in force, limit, stop, leg, reducing,
+    [[cl_ord_id, account, quantity], ...]]``. The plan is on disk before the first byte of any order leaves, so
+    its size is part of the latency of all of them.
+    """
+    groups: dict[tuple[Any, ...], list[list[str]]] = {}
+    texts: dict[Decimal, str] = {}
+    for order in orders:
+        quantity = order.order_qty
+        text = texts.get(quantity)
+        if text is None:
+            text = texts[quantity] = str(quantity)
+        key = (
+            order.side,
+            order.order_type,
+            order.time_in_force,
+            order.limit_price,
+            order.stop_price,
+            order.leg,
+            order.reducing,
+        )
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = []
+        group.append([order.cl_ord_id, order.account, text])
     return [
-        order.cl_ord_id,
-        order.account,
-        order.side._value_,
-        str(order.order_qty),
-        order.order_type._value_,
-        order.time_in_force._value_,
-        None if order.limit_price is None else str(order.limit_price),
-        None if order.stop_price is None else str(order.stop_price),
-        order.leg,
-        order.reducing,
+        [side, kind, tif, _text(limit), _text(stop), leg, reducing, rows]
+        for (side, kind, tif, limit, stop, leg, reducing), rows in groups.items()
     ]
+
+
+def _text(value: Decimal | None) -> str | None:
+    return None if value is None else str(value)

@@ -8,7 +8,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -32,6 +32,7 @@ from engine.model.order import Order
 from engine.model.position import Position
 from engine.model.receipt import SignalReceipt
 from engine.model.signal import Signal
+from engine.parts import Operator, PriceSource, Reports, Service
 from engine.planner import Plan, Planner
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
@@ -39,7 +40,8 @@ from engine.ports import History, Mirror
 from engine.publisher import Publisher
 from engine.risk.trading_state import Latch, TradingStates, may_send, refusal
 from engine.signal_record import SignalRecord, Stamps
-from engine.stores.journal import Journal, SignalEntry
+from engine.stores.journal import Journal
+from engine.stores.journal_rows import SignalEntry
 from engine.telemetry.latency import Latency
 from engine.views import fill_row, order_row, position_row, signal_row
 
@@ -48,85 +50,6 @@ log = logging.getLogger(__name__)
 MOST_RECORDS = 2_000
 OPERATOR = "operator"
 """Source of orders made by hand. Their legs are never a signal's, so neither are their ClOrdIDs."""
-
-
-class PriceSource(Protocol):
-    """Where reference prices come from."""
-
-    @property
-    def problem(self) -> str:
-        """Return what is wrong, empty when nothing is."""
-        ...
-
-    def follow(self, symbol: str) -> None:
-        """Keep a symbol's price fresh."""
-        ...
-
-    async def ask(self, symbol: str) -> None:
-        """Get a symbol's price now, within a second."""
-        ...
-
-    async def start(self) -> None:
-        """Begin."""
-        ...
-
-    async def stop(self) -> None:
-        """End."""
-        ...
-
-
-class Service(Protocol):
-    """Runs beside the engine: another intake, a watch."""
-
-    async def start(self) -> None:
-        """Begin."""
-        ...
-
-    async def stop(self) -> None:
-        """End."""
-        ...
-
-
-class Operator(Protocol):
-    """Carries out commands (engine.operator_desk)."""
-
-    async def handle(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Carry out one command."""
-        ...
-
-
-class Reports(Protocol):
-    """Answers questions about the engine (engine.reports)."""
-
-    async def start(self) -> None:
-        """Begin ticking."""
-        ...
-
-    async def stop(self) -> None:
-        """End."""
-        ...
-
-    async def signal_detail(self, key: str) -> dict[str, Any] | None:
-        """Return one signal."""
-        ...
-
-    async def list_rows(
-        self, table: str, where: dict[str, str], limit: int, after: str | None
-    ) -> dict[str, Any]:
-        """Return a page of rows."""
-        ...
-
-    def latency(self) -> dict[str, Any]:
-        """Return the stages' percentiles."""
-        ...
-
-    def readiness(self) -> list[str]:
-        """Return why the engine is not ready."""
-        ...
-
-    def metrics_text(self) -> str:
-        """Return Prometheus text."""
-        ...
 
 
 class TradingEngine:
@@ -619,7 +542,7 @@ class TradingEngine:
             return None
         latch = self.states.strictest(
             f"account:{order.account}",
-            f"broker:{state.account.broker}",
+            f"broker:{state.broker}",
             f"strategy:{order.strategy}",
             f"symbol:{order.symbol}",
         )
@@ -746,7 +669,7 @@ class TradingEngine:
     def copy_order(self, order: Order) -> None:
         """Hand an order's row to the mirror and the history."""
         state = self.fleet.states.get(order.account)
-        row = order_row(order, state.account.broker if state else "")
+        row = order_row(order, state.broker if state else "")
         if self.mirror is not None:
             self.mirror.order(order.account, order.cl_ord_id, row)
             self.mirror.event("order", row)

@@ -227,32 +227,35 @@ def signal_detail(record: SignalRecord) -> dict[str, Any]:
         accounts += [
             _plain(account, outcome, code, message) for account, (code, message) in reasons.items()
         ]
-    trace = record.loaded_trace or record.stamps.since_received()
+    row = signal_row(record)
     return {
-        "signal": signal_row(record),
+        **{name: value for name, value in row.items() if name != "accounts"},
+        "signal_id": record.signal.id,
+        "signal": row,
         "raw": signal_document(record.signal),
         "accounts": accounts,
-        "trace": {"received": rfc3339(record.received_at), **trace},
+        "trace": {
+            "received": 0,
+            "received_at": rfc3339(record.received_at),
+            **_trace(record),
+        },
     }
+
+
+def _trace(record: SignalRecord) -> dict[str, int | None]:
+    return record.loaded_trace or record.stamps.since_received()
 
 
 def _order_outcome(record: SignalRecord, account: str, order: Order) -> Row:
     status = order.status
     if status is OrderStatus.UNKNOWN:
         outcome = Outcome.UNKNOWN
-    elif status is OrderStatus.DENIED:
-        outcome = Outcome.REFUSED
+    elif status is OrderStatus.DENIED or (status is OrderStatus.EXPIRED and not order.order_id):
+        outcome = Outcome.REFUSED  # never at the broker: by our own doing, or proven absent
     elif order.was_sent or status is not OrderStatus.PENDING_NEW:
         outcome = Outcome.SENT
     else:
         outcome = Outcome.PENDING
-    received = record.stamps.received
-    stamps = {
-        "planned": order.planned_ns,
-        "first_byte": order.first_byte_ns,
-        "last_byte": order.last_byte_ns,
-        "first_ack": order.acked_ns,
-    }
     return {
         **_plain(account, outcome, order.code, order.text),
         "cl_ord_id": order.cl_ord_id,
@@ -262,9 +265,23 @@ def _order_outcome(record: SignalRecord, account: str, order: Order) -> Row:
         "order_qty": to_text(order.order_qty),
         "cum_qty": to_text(order.cum_qty),
         "avg_px": average(order.avg_px),
-        "trace": {
-            name: value - received if value and received else None for name, value in stamps.items()
-        },
+        "trace": _order_trace(record, order),
+    }
+
+
+def _order_trace(record: SignalRecord, order: Order) -> dict[str, int | None]:
+    """Return the signal's own stages and this order's, all since the signal was received."""
+    received, signal = record.stamps.received, _trace(record)
+    own = {
+        "first_byte": order.first_byte_ns,
+        "last_byte": order.last_byte_ns,
+        "first_ack": order.acked_ns,
+        "last_ack": order.acked_ns,
+    }
+    return {
+        "received": 0,
+        **{name: signal.get(name) for name in ("validated", "durable", "planned")},
+        **{name: at - received if at and received else None for name, at in own.items()},
     }
 
 
@@ -278,7 +295,7 @@ def _plain(account: str, outcome: Outcome, code: str, message: str) -> Row:
         "soft": bool(info and info.soft) or outcome is Outcome.HELD,
         "cl_ord_id": None,
         "order_id": None,
-        "status": None,
+        "status": OrderStatus.DENIED.value if outcome is Outcome.REFUSED else None,
         "side": None,
         "order_qty": None,
         "cum_qty": None,

@@ -23,6 +23,7 @@ from engine.market.simulated import SimulatedPrices
 from engine.model import tables
 from engine.model.enums import ConnectionState
 from engine.operator_desk import OperatorDesk
+from engine.parts import PriceSource
 from engine.planner import Planner
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
@@ -35,7 +36,7 @@ from engine.stores.accounts_sqlite import SqliteAccountStore
 from engine.stores.journal import Journal
 from engine.stores.vault import FileVault
 from engine.telemetry.latency import Latency
-from engine.trading_engine import PriceSource, TradingEngine
+from engine.trading_engine import TradingEngine
 
 Closer = Callable[[], Awaitable[None]]
 

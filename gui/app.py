@@ -56,6 +56,8 @@ def run(args: argparse.Namespace, inline: InlineEngine | None = None) -> int:
     if refusal:
         return _complain(refusal)
     os.environ.setdefault("QT_API", "pyside6")
+    if args.demo:  # on a port of its own, beside a real engine
+        os.environ.setdefault("VOLLEY_ENGINE__LISTEN", "127.0.0.1:0")
     try:
         from PySide6.QtWidgets import QApplication
     except ImportError as error:
@@ -232,7 +234,7 @@ class _Session:
         """Take the window down when all else has stopped."""
         window = self.window
         if not window.closing:
-            window.close()  # saves the layout
+            window.finish()  # saves the layout
         await window.desk.tasks.stop()
         window.hide()
         window.close()
@@ -261,6 +263,8 @@ class _Session:
     async def _inside(self) -> AsyncIterator[None]:
         if self.inline is None:
             raise ConfigError("--inline: this start of the desk brings no engine of its own")
+        self.window.stops_engine = not self.args.demo
+        self.args.home = str(self.home)  # a demo's throw-away home is this one
         async with self.inline(self.args) as client:
             await self._use(client)
             try:
@@ -297,16 +301,12 @@ class _Session:
     async def _beside(self) -> AsyncIterator[None]:
         from gui.supervisor import Supervisor, engine_command
 
-        environment = {}
-        if self.args.demo and "VOLLEY_ENGINE__LISTEN" not in os.environ:
-            environment["VOLLEY_ENGINE__LISTEN"] = "127.0.0.1:0"  # beside a real one
         extra = ["--demo"] if self.args.demo else []
         if self.args.config:
             extra += ["--config", str(self.args.config)]
-        keeper = Supervisor(
-            self.home, engine_command(self.home, extra), self._on_up, self._on_down, environment
-        )
+        keeper = Supervisor(self.home, engine_command(self.home, extra), self._on_up, self._on_down)
         self._keeper = keeper
+        self.window.stops_engine = not self.args.demo
         keeper.start()
         first = keeper.first
         if first is not None:
@@ -322,6 +322,7 @@ class _Session:
 
         self.window.set_condition("crash", None)
         if not address.ours:
+            self.window.stops_engine = False
             self.window.desk.say(
                 "info",
                 "Attached",

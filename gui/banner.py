@@ -37,6 +37,7 @@ class Banner(QWidget):
         self._text = Caption("", 12.5, 500, "text")
         self._more = Caption("", 12)
         self._button = QPushButton()
+        self._button.setAccessibleName("What can be done")
         self._button.clicked.connect(self._act)
         line = QHBoxLayout(self)
         line.setContentsMargins(14, 5, 10, 5)
@@ -69,7 +70,7 @@ class Banner(QWidget):
         self._more.setText(f"+{len(known) - 1} more" if len(known) > 1 else "")
         self._button.setVisible(bool(worst.button))
         self._button.setText(worst.button)
-        self._button.setAccessibleName(worst.button)
+        self._button.setAccessibleName(worst.button or "What can be done")
         self.update()
 
     def _act(self) -> None:

@@ -143,6 +143,13 @@ class Store(QObject):
             self._heard()
         self.link_changed.emit()
 
+    def put_local(self, table: str, row: Row) -> None:
+        """Show a row of the desk's own among the engine's; it lasts until the next snapshot."""
+        key = row[tables.KEYS[table]]
+        self.tables[table][key] = row
+        self._dirty.setdefault(table, {})[key] = None
+        self.wake()
+
     # --- for panels ---------------------------------------------------------------------------
 
     def watch(self, table: str, changed: Changes, reset: Callable[[], None]) -> None:

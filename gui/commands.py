@@ -15,9 +15,7 @@ from PySide6.QtCore import QObject, Qt, Signal
 from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QMenu, QPushButton, QWidget
 
-from engine.client import EngineClient
 from engine.errors import CommandRefused
-from gui.bridge import Store
 from gui.notifications import Notifier
 from gui.theme import icon
 
@@ -187,82 +185,3 @@ class Registry(QObject):
         action.toggled.connect(follow)
         follow()
         return button
-
-
-class Desk(QObject):
-    """What every panel and dialog is given: the store, the client, the registry, words to the user.
-
-    Panels do not know each other or the dialogs; they ask here (``ask``, ``show_panel``, ``pick_signal``), and
-    the window answers.
-    """
-
-    asked = Signal(str, dict)  # dialog, its subject
-    panel_wanted = Signal(str)
-    signal_picked = Signal(str)
-    layout_touched = Signal()
-
-    def __init__(self, window: QWidget) -> None:
-        super().__init__(window)
-        self.window_widget = window
-        self.store = Store(self)
-        self.notifier = Notifier(window)
-        self.tasks = Tasks(self.notifier)
-        self.registry = Registry(window, self.spawn)
-        self.client: EngineClient | None = None
-        self.demo = False
-        self.signal_key: str | None = None
-
-    def spawn(self, work: Work, title: str) -> None:
-        """Run a coroutine of a command (kept, guarded)."""
-        self.tasks.spawn(work, title)
-
-    def say(self, severity: str, title: str, text: str = "") -> None:
-        """Show a notice."""
-        self.notifier.say(severity, title, text)
-
-    def ask(self, dialog: str, **subject: Any) -> None:
-        """Open a dialog by name."""
-        self.asked.emit(dialog, subject)
-
-    def show_panel(self, name: str) -> None:
-        """Bring a panel to the front."""
-        self.panel_wanted.emit(name)
-
-    def pick_signal(self, key: str | None) -> None:
-        """Make a signal the one that others show details of."""
-        if key and key != self.signal_key:
-            self.signal_key = key
-            self.signal_picked.emit(key)
-
-    def _engine(self) -> EngineClient:
-        if self.client is None:
-            raise CommandRefused("NO_ENGINE", "The engine is not there yet.")
-        return self.client
-
-    async def command(self, name: str, **fields: Any) -> dict[str, Any]:
-        """Send an operator's command; raises ``CommandRefused``."""
-        return await self._engine().command(name, **fields)
-
-    async def send_signal(self, document: dict[str, Any]) -> dict[str, Any]:
-        """Send a signal; raises ``CommandRefused``."""
-        return await self._engine().send_signal(document)
-
-    async def signal_detail(self, key: str) -> dict[str, Any]:
-        """Return one signal with its rows per account; raises ``CommandRefused``."""
-        return await self._engine().signal_detail(key)
-
-    async def each(self, title: str, command: str, subjects: list[dict[str, Any]]) -> None:
-        """Send one command per subject at the same time and say how many were taken."""
-        answers = await asyncio.gather(
-            *(self.command(command, **fields) for fields in subjects), return_exceptions=True
-        )
-        refused = [answer for answer in answers if isinstance(answer, BaseException)]
-        done = len(answers) - len(refused)
-        if not refused:
-            self.say("ok", title, f"{done} of {done} taken by the engine.")
-            return
-        first = refused[0]
-        if not isinstance(first, CommandRefused):
-            raise first
-        text = f"{done} of {len(answers)} taken. First refusal: {first.message} ({first.code})"
-        self.say("warning", title, text)

@@ -103,10 +103,9 @@ def micros(value: object) -> str:
         return NONE
     if us < 1_000:
         return f"{us:.0f} µs"
-    if us < 100_000:
-        return f"{us / 1_000:.2f} ms"
     if us < 1_000_000:
-        return f"{us / 1_000:.0f} ms"
+        places = 2 if us < 10_000 else (1 if us < 100_000 else 0)
+        return f"{us / 1_000:.{places}f} ms"
     return f"{us / 1_000_000:.2f} s"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def _place(
             window.splitDockWidget(above, head, DOWN)
             above = head
         for line in block:
-            for beside, entry in zip(line, line[1:], strict=False):
+            for beside, entry in pairwise(line):
                 window.splitDockWidget(
                     docks[beside.split("+")[0]], docks[entry.split("+")[0]], ACROSS
                 )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from PySide6.QtCore import QByteArray, QEvent, QObject, Qt, QTimer, Signal
 from PySide6.QtGui import QCloseEvent, QGuiApplication, QKeyEvent
-from PySide6.QtWidgets import QMainWindow, QMenu, QTabWidget, QToolBar, QWidget
+from PySide6.QtWidgets import QComboBox, QMainWindow, QMenu, QTabWidget, QToolBar, QWidget
 
 from engine.errors import CommandRefused
 from engine.model import tables
@@ -18,11 +19,14 @@ from engine.model.enums import ConnectionState
 from gui import dialogs, layout, panels
 from gui import formatting as fmt
 from gui.banner import Banner, Condition
-from gui.commands import HOLD, Command, Desk, Work
+from gui.commands import CONFIRM, HOLD, Command, Work
+from gui.desk import Desk
 from gui.dock import PanelDock
+from gui.notifications import Notice
 from gui.panel import Panel
 from gui.status_bar import DeskStatus
 from gui.theme import active, icon
+from gui.toasts import Toaster
 from gui.top_bar import TopBar
 
 TICK_MS = 250
@@ -50,9 +54,13 @@ class MainWindow(QMainWindow):
         self.preset = str(self.saved.get("preset", "trade"))
         self.desk = Desk(self)
         self.desk.demo = demo
+        self.toaster = Toaster(self.desk.notifier, self)
         self.closing = False
         self.panels: dict[str, Panel] = {}
         self.docks: dict[str, PanelDock] = {}
+        self.stops_engine = False  # closing this window stops an engine that is not a demo's
+        self._close_asked = False
+        self._said = 0
         self._kill_pending: str | None = None
         self._kill_shown = False
         self._built = False
@@ -133,12 +141,16 @@ class MainWindow(QMainWindow):
         desk.layout_touched.connect(self.touch_layout)
         desk.store.link_changed.connect(self._on_link)
         desk.store.watch(tables.KILL, lambda *_: self._on_kill_rows(), self._on_kill_rows)
+        desk.store.watch(tables.ALERTS, self._on_alerts, lambda: None)
+        desk.store.reset_done.connect(self._keep_notices)
+        desk.notifier.said.connect(self._on_said)
         desk.store.watch(tables.ENGINE, lambda *_: self._on_engine(), self._on_engine)
         active().changed.connect(self._on_theme)
         for panel in self.panels.values():
             view = getattr(panel, "view", None)
             if view is not None:
                 view.menu_guard = self.guard_menu
+        self._guard_combos(self)
         for dock in self.docks.values():
             dock.dockLocationChanged.connect(lambda *_: self.touch_layout())
             dock.visibilityChanged.connect(lambda *_: self.touch_layout())
@@ -151,7 +163,7 @@ class MainWindow(QMainWindow):
             Command("trading.kill_flatten", "KILL and flatten everything…", self._kill_flatten, "panic close", "",
                     group, HOLD, about="Halt, cancel every working order and close every position"),
             Command("trading.arm", "Arm or disarm trading", self._arm, "rearm enable", "Ctrl+Shift+A", group, HOLD,
-                    icon="arm", enabled=self._linked, about="Arm: signals are acted on. Disarm: they are not, exits pass"),
+                    icon="arm", enabled=self._linked, about="Armed, signals are acted on; disarmed, only exits pass"),
             Command("trading.pause", "Pause all entries", lambda: self._scope("pause"), "hold", "Ctrl+.", group,
                     enabled=self._linked, about="Take no new entries anywhere; exits pass"),
             Command("trading.resume", "Resume all entries", lambda: self._scope("resume"), "", "", group,
@@ -230,8 +242,12 @@ class MainWindow(QMainWindow):
         """Let the kill key work while a menu holds the keyboard."""
         menu.installEventFilter(self)
 
+    def _guard_combos(self, root: QWidget) -> None:
+        for combo in root.findChildren(QComboBox):
+            combo.view().installEventFilter(self)
+
     def eventFilter(self, _watched: QObject, event: QEvent) -> bool:
-        """Catch the kill key in an open menu."""
+        """Catch the kill key while a menu or a list of choices holds the keyboard."""
         if event.type() is QEvent.Type.KeyPress:
             key: QKeyEvent = event  # type: ignore[assignment]
             if key.key() == Qt.Key.Key_K and key.modifiers() == KILL_KEY and not key.isAutoRepeat():
@@ -267,7 +283,7 @@ class MainWindow(QMainWindow):
             "halted", Condition("crit", text, "Show risk", self._shower("risk")) if halted else None
         )
         unknown = store.engine.get("unknown_orders")
-        text = f"{unknown} order{'s' if unknown != 1 else ''} of unknown fate. They are being looked up; nothing is sent twice."
+        text = f"{unknown} order{'s' if unknown != 1 else ''} of unknown fate, being looked up; nothing is sent twice."
         put(
             "unknown",
             Condition("warn", text, "Show orders", self._shower("orders")) if unknown else None,
@@ -291,6 +307,39 @@ class MainWindow(QMainWindow):
             shown = f"{text}. Rows are shown as last known, in grey." if seen else text
             self.banner.set_condition("link", Condition(tone, shown))
         self.tick()
+
+    def _on_said(self, notice: Notice) -> None:
+        """Keep what the desk said among the alerts, where it can be read again."""
+        self._said += 1
+        severity = "info" if notice.severity == "ok" else notice.severity
+        text = f"{notice.title}. {notice.text}" if notice.text else notice.title
+        self.desk.store.put_local(tables.ALERTS, {
+            "id": f"desk/{self._said}", "at": notice.at.isoformat(), "severity": severity, "area": "desk",
+            "code": None, "account": None, "text": text,
+        })  # fmt: skip
+
+    def _keep_notices(self) -> None:
+        for notice in self.desk.notifier.history[-50:]:
+            self._on_said(notice)
+
+    def _on_alerts(self, changed: Iterable[str], _removed: Iterable[str]) -> None:
+        """Say aloud what the engine finds worth a warning."""
+        rows = self.desk.store.rows(tables.ALERTS)
+        for key in changed:
+            row = rows.get(key)
+            if (
+                row is None
+                or row.get("area") == "desk"
+                or row.get("severity") not in {"warning", "critical"}
+            ):
+                continue
+            title = " ".join(
+                str(part) for part in (fmt.words(row.get("area")), row.get("account")) if part
+            )
+            notice = Notice(
+                str(row["severity"]), title, str(row.get("text") or ""), datetime.now(UTC)
+            )
+            self.toaster.show_notice(notice)
 
     def _on_engine(self) -> None:
         self.top_bar.tick()
@@ -330,7 +379,10 @@ class MainWindow(QMainWindow):
             if refusal.code != "NO_ENGINE":
                 raise
             self._kill_pending = "all"
-            text = "KILL NOT DELIVERED: the engine cannot be reached. It is sent again as soon as it can be; from any shell: volley kill"
+            text = (
+                "KILL NOT DELIVERED: the engine cannot be reached. It is sent again as soon as it can be;"
+                " from any shell: volley kill"
+            )
             self.set_condition(
                 "kill",
                 Condition(
@@ -372,7 +424,9 @@ class MainWindow(QMainWindow):
 
     def open_dialog(self, name: str, subject: dict[str, Any]) -> None:
         """Open a dialog by name; never modal, so that KILL always works."""
-        dialogs.ALL[name](self.desk, subject).present()
+        dialog = dialogs.ALL[name](self.desk, subject)
+        self._guard_combos(dialog)
+        dialog.present()
 
     def show_panel(self, name: str) -> None:
         """Bring a panel to the front."""
@@ -475,7 +529,34 @@ class MainWindow(QMainWindow):
     # --- the end ------------------------------------------------------------------------------
 
     def _quit(self) -> None:
-        self.close()
+        if not self._ask_before_close():
+            self.finish()
+
+    def _ask_before_close(self) -> bool:
+        """Ask, once, when closing would stop an engine that is trading; says whether it asked."""
+        row = self.desk.store.engine
+        busy = row.get("trading") == "active" or row.get("open_orders")
+        if not self.stops_engine or not busy or self._close_asked:
+            return False
+        self._close_asked = True
+        self.open_dialog("confirm", {
+            "title": "Close the desk and stop its engine?",
+            "facts": [("Trading", fmt.words(row.get("trading"))),
+                      ("Working orders", f"{fmt.count(row.get('open_orders'))}, left at the brokers"),
+                      ("Exposure", f"{fmt.money(row.get('exposure'))}, left open"),
+                      ("Signals", "not acted on until an engine runs again")],
+            "go": "Close and stop",
+            "run": self._finish_later,
+            "back": self._stay,
+            "danger": CONFIRM,
+        })  # fmt: skip
+        return True
+
+    async def _finish_later(self) -> None:
+        self.finish()
+
+    def _stay(self) -> None:
+        self._close_asked = False
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Ask the application to end in good order; it closes the window when all is stopped."""
@@ -483,6 +564,12 @@ class MainWindow(QMainWindow):
             event.accept()
             return
         event.ignore()
+        if event.spontaneous() and self._ask_before_close():
+            return
+        self.finish()
+
+    def finish(self) -> None:
+        """Save the layout and ask the application to end."""
         self.closing = True
         self._saver.stop()
         self._ticker.stop()

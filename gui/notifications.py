@@ -1,21 +1,13 @@
-"""Toasts: short words about what just happened, at most three, gone by themselves unless they matter."""
+"""Short words about what just happened, kept for the record; ``gui.toasts`` puts them on screen."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from PySide6.QtCore import QEvent, QObject, QRect, QRectF, Qt, QTimer, Signal
-from PySide6.QtGui import QEnterEvent, QMouseEvent, QPainter, QPaintEvent
-from PySide6.QtWidgets import QWidget
+from PySide6.QtCore import QObject, Signal
 
-from gui.theme import active
-
-MOST = 3
-STAY_MS = {"info": 4_000, "ok": 4_000, "warning": 8_000, "critical": 15_000}
-TONES = {"info": "accent", "ok": "pos", "warning": "warn", "critical": "crit"}
-GLYPHS = {"info": "●", "ok": "✓", "warning": "▲", "critical": "■"}
-WIDTH = 360
+KEPT = 500
 
 
 @dataclass(slots=True)
@@ -29,135 +21,18 @@ class Notice:
     times: int = 1
 
 
-class Toast(QWidget):
-    """One notice on screen; stays while the pointer is over it, leaves on a click."""
-
-    gone = Signal(object)
-
-    def __init__(self, notice: Notice, parent: QWidget) -> None:
-        super().__init__(parent)
-        self.notice = notice
-        self.setAccessibleName(f"{notice.severity}: {notice.title}. {notice.text}")
-        self.setCursor(Qt.CursorShape.PointingHandCursor)
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.timeout.connect(self._leave)
-        self.renew()
-
-    def renew(self) -> None:
-        """Measure again and start the time anew."""
-        self.setFixedSize(WIDTH, self._height())
-        self._timer.start(STAY_MS[self.notice.severity])
-        self.update()
-
-    def _leave(self) -> None:
-        self.gone.emit(self)
-
-    def _text_box(self, height: int) -> QRect:
-        return QRect(34, active().px(13) + 16, WIDTH - 46, height)
-
-    def _height(self) -> int:
-        if not self.notice.text:
-            return active().px(13) + 24
-        from PySide6.QtGui import QFontMetrics
-
-        metrics = QFontMetrics(active().font(12))
-        flags = int(Qt.TextFlag.TextWordWrap.value)
-        return (
-            metrics.boundingRect(self._text_box(400), flags, self.notice.text).height()
-            + active().px(13)
-            + 26
-        )
-
-    def paintEvent(self, _event: QPaintEvent) -> None:
-        """Paint the card."""
-        theme, notice = active(), self.notice
-        tone = TONES[notice.severity]
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        painter.setPen(theme.colors["edge"])
-        painter.setBrush(theme.colors["raised"])
-        painter.drawRoundedRect(QRectF(self.rect()).adjusted(0.5, 0.5, -0.5, -0.5), 6, 6)
-        painter.fillRect(QRect(1, 6, 3, self.height() - 12), theme.colors[tone])
-        painter.setPen(theme.colors[tone])
-        painter.setFont(theme.font(12, 600))
-        line = QRect(14, 8, 18, theme.px(13) + 4)
-        painter.drawText(line, Qt.AlignmentFlag.AlignVCenter, GLYPHS[notice.severity])
-        painter.setPen(theme.colors["text"])
-        painter.setFont(theme.font(12.5, 600))
-        title = notice.title + (f"  ×{notice.times}" if notice.times > 1 else "")
-        painter.drawText(
-            QRect(34, 8, WIDTH - 46, theme.px(13) + 4), Qt.AlignmentFlag.AlignVCenter, title
-        )
-        painter.setPen(theme.colors["muted"])
-        painter.setFont(theme.font(12))
-        painter.drawText(self._text_box(self.height()), Qt.TextFlag.TextWordWrap, notice.text)
-        painter.end()
-
-    def enterEvent(self, event: QEnterEvent) -> None:
-        """Stay while being read."""
-        self._timer.stop()
-        super().enterEvent(event)
-
-    def leaveEvent(self, event: QEvent) -> None:
-        """Count again."""
-        self._timer.start(STAY_MS[self.notice.severity])
-        super().leaveEvent(event)
-
-    def mousePressEvent(self, _event: QMouseEvent) -> None:
-        """Leave."""
-        self._leave()
-
-
 class Notifier(QObject):
-    """Says things in the corner of a window and remembers what was said."""
+    """Takes what there is to say and remembers it; emits each notice once."""
 
-    def __init__(self, window: QWidget) -> None:
-        super().__init__(window)
-        self._window = window
-        self.toasts: list[Toast] = []
+    said = Signal(object)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
         self.history: list[Notice] = []
-        self.bottom = 40
-        window.installEventFilter(self)
 
     def say(self, severity: str, title: str, text: str = "") -> None:
-        """Show a notice; the same one again is counted, not repeated."""
-        for toast in self.toasts:
-            known = toast.notice
-            if (known.severity, known.title) == (severity, title):
-                known.times += 1
-                known.text = text
-                toast.renew()
-                self.place()
-                return
+        """Say something."""
         notice = Notice(severity, title, text, datetime.now(UTC))
         self.history.append(notice)
-        del self.history[:-500]
-        if len(self.toasts) >= MOST:
-            self._close(self.toasts[0])
-        toast = Toast(notice, self._window)
-        toast.gone.connect(self._close)
-        self.toasts.append(toast)
-        self.place()
-        toast.show()
-        toast.raise_()
-
-    def _close(self, toast: Toast) -> None:
-        if toast in self.toasts:
-            self.toasts.remove(toast)
-            toast.hide()
-            toast.deleteLater()
-            self.place()
-
-    def place(self) -> None:
-        """Stack the toasts above the status bar, newest lowest."""
-        y = self._window.height() - self.bottom
-        for toast in reversed(self.toasts):
-            y -= toast.height() + 8
-            toast.move(self._window.width() - WIDTH - 14, y)
-
-    def eventFilter(self, _watched: QObject, event: QEvent) -> bool:
-        """Follow the window's size."""
-        if event.type() is QEvent.Type.Resize:
-            self.place()
-        return False
+        del self.history[:-KEPT]
+        self.said.emit(notice)

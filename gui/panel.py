@@ -11,7 +11,8 @@ from PySide6.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QMenu, QVBoxLayout
 
 from engine.client import Row
 from engine.model.enums import ConnectionState
-from gui.commands import Command, Desk
+from gui.commands import Command
+from gui.desk import Desk
 from gui.table_model import Column, TableModel
 from gui.table_view import TableView, paint_empty
 from gui.theme import active
@@ -196,7 +197,7 @@ class TablePanel(Panel):
     def chosen(self) -> list[Row]:
         """Return the selected rows."""
         rows = self.model.rows
-        return [rows[key] for key in self.view.keys() if key in rows]
+        return [rows[key] for key in self.view.chosen_keys() if key in rows]
 
     def chosen_one(self) -> Row | None:
         """Return the first selected row."""

@@ -11,7 +11,7 @@ from engine.client import Row
 from engine.model import tables
 from engine.model.enums import ConnectionState
 from gui import formatting as fmt
-from gui.commands import Desk
+from gui.desk import Desk
 from gui.theme import active
 
 LIGHTS = {"ok": "●", "warn": "◐", "crit": "○", "muted": "○"}
@@ -58,7 +58,7 @@ class DeskStatus(QStatusBar):
             "unknown": Cell("Unknown orders", "Orders sent whose fate is not proven; resolve them"),
             "rate": Cell("Rates", "Signals and orders in the last second"),
             "send": Cell("Send latency", "One order, from durable to its last byte: p50 / p99 of the last minute"),
-            "ack": Cell("Ack latency", "One order, from its last byte to the broker's answer: p50 / p99 of the last minute"),
+            "ack": Cell("Ack latency", "One order, from its last byte to the answer: p50 / p99 of the last minute"),
             "frame": Cell("Frame time", "p99 of the desk's own work per frame, and its loop's lag"),
             "age": Cell("Data age", "Since the engine last said anything"),
         }  # fmt: skip

@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from PySide6.QtCore import (
     QAbstractTableModel,
@@ -27,10 +27,10 @@ from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem,
 
 from engine.client import Row
 from gui import formatting as fmt
-from gui.bridge import Rows, Store
 from gui.theme import active
 
 Index = QModelIndex | QPersistentModelIndex
+Rows = dict[str, Row]
 DISPLAY, DECORATION, TOOL_TIP, FONT, ALIGN = 0, 1, 3, 6, 7
 BACKGROUND, FOREGROUND, ACCESSIBLE = 8, 9, 11
 RAW = 0x0100  # the raw value of a cell
@@ -86,11 +86,32 @@ class Column:
         return value if value is None or isinstance(value, int | float) else str(value)
 
 
+class Source(Protocol):
+    """Where rows come from (``gui.bridge.Store``)."""
+
+    def rows(self, table: str) -> Rows:
+        """Return a table's rows by key."""
+        ...
+
+    def watch(
+        self,
+        table: str,
+        changed: Callable[[Iterable[str], Iterable[str]], None],
+        reset: Callable[[], None],
+    ) -> None:
+        """Tell changed and removed keys once a frame; ``reset`` on a snapshot."""
+        ...
+
+    def animate(self, step: Callable[[float], bool]) -> None:
+        """Call ``step`` once a frame until it says it is done."""
+        ...
+
+
 class TableModel(QAbstractTableModel):
     """Rows of one table of the feed, or rows put here by a panel, in the order the user asked for."""
 
     def __init__(
-        self, columns: tuple[Column, ...], store: Store, parent: QWidget | None = None
+        self, columns: tuple[Column, ...], store: Source, parent: QWidget | None = None
     ) -> None:
         super().__init__(parent)
         self.columns = columns

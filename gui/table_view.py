@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from PySide6.QtCore import QEvent, QModelIndex, QPoint, QRect, Qt, Signal
+from PySide6.QtCore import QEvent, QItemSelectionModel, QModelIndex, QPoint, QRect, Qt, Signal
 from PySide6.QtGui import (
     QContextMenuEvent,
     QGuiApplication,
@@ -30,6 +30,9 @@ from gui.theme import active
 
 SELECT_ROWS = QAbstractItemView.SelectionBehavior.SelectRows
 EXTENDED = QAbstractItemView.SelectionMode.ExtendedSelection
+ONLY_THIS_ROW = (
+    QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
+)
 PER_PIXEL = QAbstractItemView.ScrollMode.ScrollPerPixel
 
 
@@ -132,7 +135,7 @@ class TableView(QTableView):
         """Say whether rows must hold still: pointer over them, or a menu open on them."""
         return self._menu_open or (self._hover >= 0 and self.viewport().underMouse())
 
-    def keys(self) -> list[str]:
+    def chosen_keys(self) -> list[str]:
         """Return the keys of the selected rows, from top to bottom."""
         rows = sorted({index.row() for index in self.selectionModel().selectedRows()})
         order = self.table.order
@@ -140,7 +143,7 @@ class TableView(QTableView):
 
     def current_key(self) -> str | None:
         """Return the key of the one selected row, or of the first of several."""
-        keys = self.keys()
+        keys = self.chosen_keys()
         return keys[0] if keys else None
 
     def select_key(self, key: str) -> bool:
@@ -148,8 +151,10 @@ class TableView(QTableView):
         at = self.table.pos.get(key)
         if at is None:
             return False
-        self.selectRow(at)
-        self.scrollTo(self.table.index(at, 0))
+        index = self.table.index(at, 0)
+        # not selectRow(): it does nothing while the table lies under another tab
+        self.selectionModel().setCurrentIndex(index, ONLY_THIS_ROW)
+        self.scrollTo(index)
         return True
 
     def _on_activated(self, index: QModelIndex) -> None:
@@ -323,7 +328,7 @@ class TableView(QTableView):
         header = self.horizontalHeader()
         order = sorted(range(len(self.table.columns)), key=header.visualIndex)
         columns = [at for at in order if not self.isColumnHidden(at)]
-        keys = self.keys()
+        keys = self.chosen_keys()
         if keys:
             QGuiApplication.clipboard().setText(self.table.as_tsv(keys, columns))
 

@@ -293,7 +293,8 @@ QPushButton[variant="danger"]:disabled {{ color: {faint}; }}
 QPushButton[variant="kill"] {{ background: {t.kill}; color: {t.on_kill}; border: 1px solid {t.kill};
   font-weight: 700; letter-spacing: 1px; padding: 5px 18px; }}
 QPushButton[variant="kill"]:hover, QPushButton[variant="kill"]:focus {{ border-color: {t.text}; }}
-QPushButton[variant="flat"] {{ background: transparent; border: 1px solid transparent; padding: 2px 6px; color: {t.muted}; }}
+QPushButton[variant="flat"] {{ background: transparent; border: 1px solid transparent;
+  padding: 2px 6px; color: {t.muted}; }}
 QPushButton[variant="flat"]:hover {{ color: {t.text}; background: {t.raised}; }}
 QPushButton[variant="flat"]:checked {{ color: {t.text}; background: {t.selection}; }}
 QPushButton[variant="flat"]:focus {{ border-color: {t.accent}; }}

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout
 from engine.client import Row
 from engine.model import tables
 from gui import formatting as fmt
-from gui.commands import Desk
+from gui.desk import Desk
 from gui.panel import Caption
 from gui.theme import active
 

@@ -14,6 +14,7 @@ import sqlite3
 import stat
 import sys
 import time
+import zoneinfo
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -111,6 +112,51 @@ def machine() -> Iterator[Finding]:
         yield Finding("sqlite", BAD, sqlite3.sqlite_version, "a Python with SQLite 3.35 or newer")
     else:
         yield Finding("sqlite", GOOD, sqlite3.sqlite_version)
+    yield _zones()
+    yield _certificates()
+    yield _keyring()
+
+
+def _zones() -> Finding:
+    """Accounts' hours need zone data, from the system or from the package ``tzdata``."""
+    known = zoneinfo.available_timezones()
+    if "America/New_York" in known and "Asia/Kolkata" in known:
+        return Finding("time zones", GOOD, f"{len(known)} known")
+    return Finding("time zones", BAD, f"{len(known)} known", "install tzdata")
+
+
+def _certificates() -> Finding:
+    """Brokers are verified against the authorities the application carries."""
+    from engine.brokers.http import tls_context
+
+    try:
+        known = len(tls_context().get_ca_certs())
+    except OSError as error:
+        return Finding("certificates", BAD, str(error), "install certifi")
+    if known:
+        return Finding("certificates", GOOD, f"{known} authorities")
+    return Finding("certificates", BAD, "no authorities", "install certifi")
+
+
+def _keyring() -> Finding:
+    """Say where the key of stored secrets goes, and which keyrings this program can speak to."""
+    from engine.stores.vault import system_keyring
+
+    known = importlib.metadata.entry_points(group="keyring.backends")
+    names = ", ".join(sorted(entry.name for entry in known if _loads(entry)))
+    chosen = system_keyring()
+    where = "the key of secrets is kept in the home (no keyring answers)"
+    if chosen is not None:
+        where = f"the key of secrets is kept in {type(chosen).__module__.rpartition('.')[2]}"
+    return Finding("keyring", GOOD, f"{where}; known: {names}")
+
+
+def _loads(entry: importlib.metadata.EntryPoint) -> bool:
+    try:
+        entry.load()
+    except Exception:  # noqa: BLE001 (a backend of another system may fail in any way)
+        return False
+    return True
 
 
 def _version(package: str) -> str:

@@ -106,6 +106,7 @@ async def running(
         ConfigError: ``engine.listen`` cannot be bound; no broker has heard of us then.
     """
     from engine.api.server import ApiServer
+    from engine.telemetry.runtime import settle_garbage_collection
     from engine.wiring import build_engine
 
     async with contextlib.AsyncExitStack() as stack:
@@ -125,6 +126,7 @@ async def running(
         home.publish_engine(url)
         if demo:
             await stack.enter_async_context(_practice(engine))
+        settle_garbage_collection()
         yield engine, url
 
 

@@ -35,7 +35,7 @@ def subscribed(state: AccountState, signal: Signal) -> Skip:
 
 def standing(state: AccountState) -> Skip:
     """Check that the account is on and reachable."""
-    if not state.account.active:
+    if not state.active:
         return "INACTIVE", "the account is switched off"
     if not state.usable:
         text = state.connection_text or "its broker session is not up"
@@ -57,7 +57,7 @@ def open_hours(state: AccountState, now: datetime) -> Skip:
 
 def room_for_position(state: AccountState, held: set[str], symbol: str) -> Skip:
     """Check the number of positions; ``held`` are the symbols open or being opened."""
-    limit = state.account.limits.max_positions
+    limit = state.limits.max_positions
     if limit is None or symbol in held or len(held) < limit:
         return None
     return "POSITION_LIMIT", f"{len(held)} positions are open or being opened, the limit is {limit}"
@@ -65,7 +65,7 @@ def room_for_position(state: AccountState, held: set[str], symbol: str) -> Skip:
 
 def reward_worth_risk(state: AccountState, reward_risk: Decimal | None) -> Skip:
     """Check reward:risk where the account asks for it; a signal without both prices cannot prove it."""
-    least = state.account.limits.min_reward_risk
+    least = state.limits.min_reward_risk
     if least is None or least == 0:
         return None
     if reward_risk is None:
@@ -80,7 +80,7 @@ def reward_worth_risk(state: AccountState, reward_risk: Decimal | None) -> Skip:
 
 def within_daily_loss(state: AccountState, day_pnl: Decimal) -> Skip:
     """Check today's realised and unrealised loss against its limit."""
-    limit = state.account.limits.max_daily_loss
+    limit = state.limits.max_daily_loss
     if limit is None or day_pnl > -limit:
         return None
     return "DAILY_LOSS", f"today's P&L is {day_pnl:.2f}, the limit is a loss of {to_text(limit)}"

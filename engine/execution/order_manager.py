@@ -15,6 +15,7 @@ from engine.model.order import Order
 
 log = logging.getLogger(__name__)
 
+
 MOST_DONE = 5_000
 MOST_FILLS = 2_000
 

@@ -6,28 +6,24 @@ from __future__ import annotations
 class TokenBucket:
     """``rate`` tokens a second, at most ``burst`` saved up. Times are monotonic nanoseconds."""
 
-    __slots__ = ("_at_ns", "_burst", "_per_ns", "_tokens")
+    __slots__ = ("_at_ns", "_burst", "_per_ns", "tokens")
 
     def __init__(self, rate: float, burst: float, now_ns: int) -> None:
         self._per_ns = rate / 1e9
         self._burst = max(1.0, burst)
-        self._tokens = self._burst
+        self.tokens = self._burst
         self._at_ns = now_ns
-
-    def has_one(self, now_ns: int) -> bool:
-        """Say whether a token is there."""
-        if now_ns > self._at_ns:
-            self._tokens = min(self._burst, self._tokens + (now_ns - self._at_ns) * self._per_ns)
-            self._at_ns = now_ns
-        return self._tokens >= 1.0
-
-    def spend(self) -> None:
-        """Use a token that ``has_one`` has found."""
-        self._tokens -= 1.0
 
     def wait_ns(self, now_ns: int) -> int:
         """Return how long until there is a token."""
-        return 0 if self.has_one(now_ns) else int((1.0 - self._tokens) / self._per_ns) + 1
+        self.refill(now_ns)
+        return 0 if self.tokens >= 1.0 else int((1.0 - self.tokens) / self._per_ns) + 1
+
+    def refill(self, now_ns: int) -> None:
+        """Add what has come in since the last time; needed only when the tokens run out."""
+        if now_ns > self._at_ns:
+            self.tokens = min(self._burst, self.tokens + (now_ns - self._at_ns) * self._per_ns)
+            self._at_ns = now_ns
 
 
 class RateLimit:
@@ -41,10 +37,12 @@ class RateLimit:
     def take(self, now_ns: int) -> bool:
         """Take one token of each, or none of any."""
         for bucket in self._buckets:
-            if not bucket.has_one(now_ns):
-                return False
+            if bucket.tokens < 1.0:
+                bucket.refill(now_ns)
+                if bucket.tokens < 1.0:
+                    return False
         for bucket in self._buckets:
-            bucket.spend()
+            bucket.tokens -= 1.0
         return True
 
     def wait_ns(self, now_ns: int) -> int:

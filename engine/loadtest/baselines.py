@@ -88,7 +88,9 @@ class Floor:
     def _request(self, number: int, account: int) -> bytes:
         fields = order_fields(self.name, number, account)
         body = "{" + ",".join(f'"{key}":"{value}"' for key, value in fields.items()) + "}"
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers(self.name, account).items())
+        head = "".join(
+            f"{name}: {value}\r\n" for name, value in headers(self.name, account).items()
+        )
         return (
             f"POST /v2/orders HTTP/1.1\r\nHost: venue\r\n{head}Content-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n{body}"
@@ -194,7 +196,9 @@ class Aiohttp:
 
     async def _post(self, number: int, account: int) -> bool:
         fields = order_fields(self.name, number, account)
-        async with self._session.post(self._url, json=fields, headers=headers(self.name, account)) as reply:
+        async with self._session.post(
+            self._url, json=fields, headers=headers(self.name, account)
+        ) as reply:
             await reply.read()
             return bool(reply.status == 200)
 

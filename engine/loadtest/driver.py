@@ -24,6 +24,7 @@ from engine.model.account import Account
 from engine.model.enums import OrderStatus
 from engine.stores.accounts_sqlite import SqliteAccountStore
 from engine.stores.vault import FileVault
+from engine.telemetry.runtime import settle_garbage_collection
 from engine.trading_engine import TradingEngine
 from engine.wiring import build_engine
 
@@ -165,6 +166,7 @@ async def _engine(plan: LoadPlan, url: str) -> AsyncIterator[TradingEngine]:
             async with asyncio.timeout(CONNECT_WITHIN_S):
                 while not all(state.usable for state in engine.fleet.states.values()):  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
+            settle_garbage_collection()
             yield engine
         except TimeoutError:
             raise TradingError(f"not all accounts answered within {CONNECT_WITHIN_S:g} s") from None

@@ -125,7 +125,10 @@ class Hours(_Document):
             return value
         if not isinstance(value, str):
             raise ValueError('expected a time like "09:30"')  # noqa: TRY004 (pydantic)
-        return time.fromisoformat(value)
+        moment = time.fromisoformat(value)
+        if moment.tzinfo is not None:
+            raise ValueError("expected a local time of the zone, without an offset")
+        return moment
 
 
 class Account(_Document):

@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
+
+_E = TypeVar("_E", bound=type[StrEnum])
 
 
-class Action(StrEnum):
+def _plain_members(enum: _E) -> _E:
+    """Make ``Enum.MEMBER`` a plain look-up, as it is from Python 3.12 on; 3.11 runs Python code each time."""
+    for name, member in enum.__members__.items():
+        type.__setattr__(enum, name, member)
+    return enum
+
+
+class Word(StrEnum):
+    """A word of the API. Hashes as the text it equals, in C (``Enum`` hashes the member's name, in Python)."""
+
+    __hash__ = str.__hash__
+
+
+@_plain_members
+class Action(Word):
     """What a signal asks for."""
 
     BUY = "buy"
@@ -15,7 +32,8 @@ class Action(StrEnum):
     MODIFY = "modify"
 
 
-class Side(StrEnum):
+@_plain_members
+class Side(Word):
     """Side of an order (FIX 54)."""
 
     BUY = "buy"
@@ -32,7 +50,8 @@ class Side(StrEnum):
         return Side.SELL if self is Side.BUY else Side.BUY
 
 
-class OrderType(StrEnum):
+@_plain_members
+class OrderType(Word):
     """OrdType (FIX 40)."""
 
     MARKET = "market"
@@ -51,7 +70,8 @@ class OrderType(StrEnum):
         return self in {OrderType.STOP, OrderType.STOP_LIMIT}
 
 
-class TimeInForce(StrEnum):
+@_plain_members
+class TimeInForce(Word):
     """TimeInForce (FIX 59)."""
 
     DAY = "day"
@@ -60,8 +80,15 @@ class TimeInForce(StrEnum):
     FOK = "fok"
 
 
-class OrderStatus(StrEnum):
-    """OrdStatus (FIX 39), plus our own ``denied`` (never sent) and ``unknown`` (sent, no proof)."""
+@_plain_members
+class OrderStatus(Word):
+    """OrdStatus (FIX 39), plus our own ``denied`` (never sent) and ``unknown`` (sent, no proof).
+
+    ``terminal``: nothing may change it any more. ``working``: the order may still fill, as far as we know.
+    """
+
+    terminal: bool
+    working: bool
 
     PENDING_NEW = "pending_new"
     NEW = "new"
@@ -75,16 +102,6 @@ class OrderStatus(StrEnum):
     EXPIRED = "expired"
     UNKNOWN = "unknown"
 
-    @property
-    def terminal(self) -> bool:
-        """Say whether nothing may change this status any more."""
-        return self in TERMINAL
-
-    @property
-    def working(self) -> bool:
-        """Say whether the order may still fill, as far as we know."""
-        return self not in TERMINAL
-
 
 TERMINAL = frozenset(
     {
@@ -96,9 +113,14 @@ TERMINAL = frozenset(
         OrderStatus.EXPIRED,
     }
 )
+# Set once: they are asked for every report of every order.
+for _status in OrderStatus:
+    _status.terminal = _status in TERMINAL
+    _status.working = not _status.terminal
 
 
-class ExecType(StrEnum):
+@_plain_members
+class ExecType(Word):
     """Why a report was made (FIX 150)."""
 
     NEW = "new"
@@ -114,7 +136,8 @@ class ExecType(StrEnum):
     UNKNOWN = "unknown"  # the wire: bytes left, no proof
 
 
-class SignalState(StrEnum):
+@_plain_members
+class SignalState(Word):
     """Where a signal stands."""
 
     ACCEPTED = "accepted"
@@ -124,7 +147,8 @@ class SignalState(StrEnum):
     EXPIRED = "expired"  # held for review until its time was over
 
 
-class Outcome(StrEnum):
+@_plain_members
+class Outcome(Word):
     """What became of one account for one signal."""
 
     SENT = "sent"
@@ -135,7 +159,8 @@ class Outcome(StrEnum):
     PENDING = "pending"  # durable, not yet on the wire
 
 
-class TradingState(StrEnum):
+@_plain_members
+class TradingState(Word):
     """State of a scope; the strictest that applies wins."""
 
     ACTIVE = "active"
@@ -144,7 +169,8 @@ class TradingState(StrEnum):
     HALTED = "halted"
 
 
-class ConnectionState(StrEnum):
+@_plain_members
+class ConnectionState(Word):
     """State of one account's broker session."""
 
     DISCONNECTED = "disconnected"
@@ -154,7 +180,8 @@ class ConnectionState(StrEnum):
     ERROR = "error"  # needs a person: credentials, permissions
 
 
-class Severity(StrEnum):
+@_plain_members
+class Severity(Word):
     """How loudly to say it."""
 
     INFO = "info"

@@ -10,7 +10,9 @@ from engine.model.enums import ExecType, OrderStatus, OrderType, Side, TimeInFor
 from engine.model.numbers import ZERO
 
 
-@dataclass(slots=True)  # not frozen: that trebles the cost of making one, and one is made for every reply
+@dataclass(
+    slots=True
+)  # not frozen: that trebles the cost of making one, and one is made for every reply
 class ExecutionReport:
     """One fact about one order, from a reply, a stream, a look-up or the wire (FIX 35=8). Never changed once made.
 

@@ -106,7 +106,9 @@ class Order:
         self.cum_qty = ZERO
         self.cash = ZERO  # Σ last_qty × last_px, exact
         self.exec_ids: set[str] = set()
-        self.derived_qty = ZERO  # up to this total a look-up has counted, whatever executions come late
+        self.derived_qty = (
+            ZERO  # up to this total a look-up has counted, whatever executions come late
+        )
         self.code = ""
         self.text = ""
         self.reference: Decimal | None = None

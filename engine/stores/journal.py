@@ -15,7 +15,6 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -26,129 +25,44 @@ import orjson
 
 from engine.clock import rfc3339
 from engine.errors import StoreError
-from engine.model.enums import OrderStatus, OrderType, Side, TimeInForce
 from engine.model.messages import Fill
 from engine.model.numbers import to_text
 from engine.model.order import Order
 from engine.model.position import Position
+from engine.stores.journal_rows import (
+    PUT_ORDER,
+    SCHEMA,
+    LoadedState,
+    SignalEntry,
+    load_state,
+    number_text,
+    order_from_row,
+    order_row,
+    page_of,
+    signal_entry,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 FLUSH_AFTER_S = 0.05
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS signals (
-    seq INTEGER PRIMARY KEY, source TEXT NOT NULL, id TEXT NOT NULL, body_hash TEXT NOT NULL, body BLOB NOT NULL,
-    origin TEXT NOT NULL, received_at TEXT NOT NULL, state TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL,
-    plan BLOB NOT NULL, trace BLOB, settled INTEGER NOT NULL DEFAULT 0, UNIQUE (source, id));
-CREATE INDEX IF NOT EXISTS signals_open ON signals (settled) WHERE settled = 0;
-CREATE TABLE IF NOT EXISTS orders (
-    cl_ord_id TEXT PRIMARY KEY, account TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
-    order_type TEXT NOT NULL, time_in_force TEXT NOT NULL, order_qty TEXT NOT NULL, limit_price TEXT,
-    stop_price TEXT, status TEXT NOT NULL, working INTEGER NOT NULL, cum_qty TEXT NOT NULL, cash TEXT NOT NULL,
-    order_id TEXT NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
-    signal_id TEXT NOT NULL, leg TEXT NOT NULL, reducing INTEGER NOT NULL, created_at TEXT NOT NULL,
-    updated_at TEXT NOT NULL, send_us INTEGER, ack_us INTEGER) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS orders_working ON orders (working) WHERE working = 1;
-CREATE INDEX IF NOT EXISTS orders_signal ON orders (source, signal_id);
-CREATE INDEX IF NOT EXISTS orders_time ON orders (created_at);
-CREATE TABLE IF NOT EXISTS fills (
-    account TEXT NOT NULL, exec_id TEXT NOT NULL, cl_ord_id TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
-    last_qty TEXT NOT NULL, last_px TEXT NOT NULL, at TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
-    signal_id TEXT NOT NULL, PRIMARY KEY (account, exec_id)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS fills_order ON fills (cl_ord_id);
-CREATE INDEX IF NOT EXISTS fills_time ON fills (at);
-CREATE TABLE IF NOT EXISTS positions (
-    account TEXT NOT NULL, symbol TEXT NOT NULL, qty TEXT NOT NULL, cash TEXT NOT NULL, cost TEXT NOT NULL,
-    stop_loss TEXT, take_profit TEXT, updated_at TEXT NOT NULL, PRIMARY KEY (account, symbol)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS halts (
-    scope TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL, by TEXT NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS days (
-    account TEXT NOT NULL, day TEXT NOT NULL, baseline TEXT NOT NULL, PRIMARY KEY (account, day)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS commands (
-    id TEXT PRIMARY KEY, at TEXT NOT NULL, body BLOB NOT NULL, result BLOB) WITHOUT ROWID;
-"""
-
-_ORDER_COLUMNS = (
-    "cl_ord_id", "account", "symbol", "side", "order_type", "time_in_force", "order_qty", "limit_price",
-    "stop_price", "status", "working", "cum_qty", "cash", "order_id", "code", "text", "strategy", "source",
-    "signal_id", "leg", "reducing", "created_at", "updated_at", "send_us", "ack_us",
-)  # fmt: skip
-_PUT_ORDER = (
-    f"INSERT INTO orders ({', '.join(_ORDER_COLUMNS)}) VALUES ({', '.join('?' * len(_ORDER_COLUMNS))}) "  # noqa: S608 (our own names)
-    "ON CONFLICT (cl_ord_id) DO UPDATE SET status = excluded.status, working = excluded.working, "
-    "order_qty = excluded.order_qty, limit_price = excluded.limit_price, stop_price = excluded.stop_price, "
-    "cum_qty = excluded.cum_qty, cash = excluded.cash, order_id = excluded.order_id, code = excluded.code, "
-    "text = excluded.text, updated_at = excluded.updated_at, send_us = excluded.send_us, ack_us = excluded.ack_us"
-)
+CHECKPOINT_EVERY_S = 2.0
+WAL_BYTES = 16 << 20
 
 
-@dataclass(slots=True)
-class SignalEntry:
-    """One row of ``signals``. ``plan`` and ``trace`` are JSON objects (engine.planner says what is in them)."""
+def _grow_wal(connection: sqlite3.Connection) -> None:
+    """Give the WAL its size ahead: an fsync that also records a longer file takes several times as long.
 
-    source: str
-    id: str
-    body_hash: str
-    body: bytes
-    origin: str
-    received_at: str
-    state: str
-    code: str
-    message: str
-    plan: dict[str, Any]
-    trace: dict[str, Any] | None = None
-    settled: bool = False
-    seq: int = 0
-
-
-def _text(value: Decimal | None) -> str | None:
-    return None if value is None else to_text(value)
-
-
-def _order_row(order: Order) -> tuple[Any, ...]:
-    return (
-        order.cl_ord_id, order.account, order.symbol, order.side._value_, order.order_type._value_,
-        order.time_in_force._value_, to_text(order.order_qty), _text(order.limit_price), _text(order.stop_price),
-        order.status._value_, int(order.status.working), to_text(order.cum_qty), str(order.cash), order.order_id,
-        order.code, order.text[:500], order.strategy, order.source, order.signal_id, order.leg, int(order.reducing),
-        rfc3339(order.created_at), rfc3339(order.updated_at),
-        (order.last_byte_ns - order.planned_ns) // 1000 if order.last_byte_ns and order.planned_ns else None,
-        (order.acked_ns - order.last_byte_ns) // 1000 if order.acked_ns and order.last_byte_ns else None,
-    )  # fmt: skip
-
-
-def order_from_row(row: sqlite3.Row) -> Order:
-    """Rebuild an order as it was last written; its fills' ids come from the fills table."""
-    order = Order(
-        cl_ord_id=row["cl_ord_id"],
-        account=row["account"],
-        symbol=row["symbol"],
-        side=Side(row["side"]),
-        order_qty=Decimal(row["order_qty"]),
-        order_type=OrderType(row["order_type"]),
-        time_in_force=TimeInForce(row["time_in_force"]),
-        created_at=datetime.fromisoformat(row["created_at"]),
-        limit_price=Decimal(row["limit_price"]) if row["limit_price"] else None,
-        stop_price=Decimal(row["stop_price"]) if row["stop_price"] else None,
-        source=row["source"],
-        signal_id=row["signal_id"],
-        strategy=row["strategy"],
-        leg=row["leg"],
-        reducing=bool(row["reducing"]),
-    )
-    order.status = OrderStatus(row["status"])
-    order.cum_qty = Decimal(row["cum_qty"])
-    order.cash = Decimal(row["cash"])
-    order.order_id = row["order_id"]
-    order.code = row["code"]
-    order.text = row["text"]
-    order.updated_at = datetime.fromisoformat(row["updated_at"])
-    return order
+    A transaction larger than the page cache spills into the WAL; rolled back, it leaves nothing but the space, which
+    later commits overwrite in place, since the checkpointer keeps letting the WAL begin anew.
+    """
+    connection.execute("PRAGMA cache_size=16")
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("CREATE TABLE growth (space BLOB)")
+    connection.execute("INSERT INTO growth VALUES (zeroblob(?))", (WAL_BYTES,))
+    connection.execute("ROLLBACK")
+    connection.execute("PRAGMA cache_size=-8000")
 
 
 class Journal:
@@ -171,7 +85,7 @@ class Journal:
         self.failed: str = (
             ""  # why the journal can no longer be trusted; non-empty stops all sending
         )
-        self.on_failure: Callable[[str], None] = lambda _text: None
+        self.on_failure: Callable[[str], None] = lambda number_text: None
         self.book = ""
 
     # ---- life -----------------------------------------------------------------------------------------------
@@ -207,6 +121,14 @@ class Journal:
             opened.set_exception(StoreError(f"journal {self._path}: {error}"))
             return
         opened.set_result(book)
+        stop_checkpoints = threading.Event()
+        checkpointer = threading.Thread(
+            target=self._checkpoint,
+            args=(stop_checkpoints,),
+            name="journal-checkpoint",
+            daemon=True,
+        )
+        checkpointer.start()
         try:
             while (first := self._work.get()) is not None:
                 batch = [first]
@@ -221,6 +143,20 @@ class Journal:
                 if stop:
                     break
         finally:
+            stop_checkpoints.set()
+            checkpointer.join()
+            connection.close()  # the last connection: SQLite folds the rest of the WAL in
+
+    def _checkpoint(self, stop: threading.Event) -> None:
+        """Fold the WAL into the file beside the writer: a passive checkpoint never makes a commit wait for it."""
+        connection = sqlite3.connect(self._path, isolation_level=None, timeout=5.0)
+        try:
+            while not stop.wait(CHECKPOINT_EVERY_S):
+                try:
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                except sqlite3.Error as error:
+                    log.warning("journal checkpoint: %s", error)
+        finally:
             connection.close()
 
     def _connect(self) -> sqlite3.Connection:
@@ -228,7 +164,7 @@ class Journal:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA wal_autocheckpoint=2000")
+        connection.execute("PRAGMA wal_autocheckpoint=0")  # the checkpointer's work, not a signal's
         if connection.execute("PRAGMA synchronous").fetchone()[0] != 2:
             raise StoreError("SQLite refuses synchronous=FULL")
         return connection
@@ -237,7 +173,7 @@ class Journal:
         check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if check != "ok":
             raise StoreError(f"SQLite's check says {check!r}; restore a copy or move the file away")
-        connection.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
         meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
         version = int(meta.get("schema", SCHEMA_VERSION))
         if version != SCHEMA_VERSION:
@@ -250,6 +186,7 @@ class Journal:
             connection.execute(
                 "INSERT INTO meta VALUES ('schema', ?), ('book', ?)", (str(SCHEMA_VERSION), book)
             )
+        _grow_wal(connection)
         return str(book)
 
     # ---- the thread ------------------------------------------------------------------------------------------
@@ -336,7 +273,7 @@ class Journal:
             if cursor.rowcount == 1:
                 entry.seq = int(cursor.lastrowid or 0)
                 return None
-            return _entry(
+            return signal_entry(
                 connection.execute(
                     "SELECT * FROM signals WHERE source = ? AND id = ?", (entry.source, entry.id)
                 ).fetchone()
@@ -362,8 +299,8 @@ class Journal:
 
     async def commit_orders(self, orders: list[Order]) -> None:
         """Write orders made by hand before they leave."""
-        rows = [_order_row(order) for order in orders]
-        await self._do(lambda connection: connection.executemany(_PUT_ORDER, rows) and None)
+        rows = [order_row(order) for order in orders]
+        await self._do(lambda connection: connection.executemany(PUT_ORDER, rows) and None)
 
     async def commit_halt(self, scope: str, state: str, reason: str, at: str, by: str) -> None:
         """Write a latch."""
@@ -470,7 +407,7 @@ class Journal:
             self._flush_timer.cancel()
             self._flush_timer = None
         # Rows are made here, on the loop, so that the thread never reads an object that is changing.
-        orders = [_order_row(order) for order in self._orders.values()]
+        orders = [order_row(order) for order in self._orders.values()]
         fills = [
             (f.account, f.exec_id, f.cl_ord_id, f.symbol, f.side._value_, to_text(f.last_qty), str(f.last_px),
              rfc3339(f.at), f.strategy, f.source, f.signal_id)
@@ -478,8 +415,8 @@ class Journal:
         ]  # fmt: skip
         now = rfc3339(datetime.now().astimezone())
         positions = [
-            (p.account, p.symbol, to_text(p.qty), str(p.cash), str(p.cost), _text(p.stop_loss),
-             _text(p.take_profit), now)
+            (p.account, p.symbol, to_text(p.qty), str(p.cash), str(p.cost), number_text(p.stop_loss),
+             number_text(p.take_profit), now)
             for p in self._positions.values()
         ]  # fmt: skip
         settled = [(seq,) for seq in self._settled]
@@ -496,7 +433,7 @@ class Journal:
             pending.clear()
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.executemany(_PUT_ORDER, orders)
+            connection.executemany(PUT_ORDER, orders)
             connection.executemany(
                 "INSERT OR IGNORE INTO fills VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fills
             )
@@ -521,7 +458,7 @@ class Journal:
 
     async def load(self) -> LoadedState:
         """Read what the engine needs to go on after a restart."""
-        return await self._read(_load)
+        return await self._read(load_state)
 
     async def signal(self, source: str, signal_id: str) -> SignalEntry | None:
         """Read one signal."""
@@ -530,7 +467,7 @@ class Journal:
             row = connection.execute(
                 "SELECT * FROM signals WHERE source = ? AND id = ?", (source, signal_id)
             ).fetchone()
-            return None if row is None else _entry(row)
+            return None if row is None else signal_entry(row)
 
         return await self._read(work)
 
@@ -569,143 +506,4 @@ class Journal:
         self, table: str, where: dict[str, str], limit: int, after: str | None
     ) -> list[dict[str, Any]]:
         """Read rows newest first; ``after`` is the ``cursor`` of the last row of the page before."""
-        return await self._read(lambda connection: _page(connection, table, where, limit, after))
-
-
-@dataclass(slots=True)
-class LoadedState:
-    """Everything a restart needs."""
-
-    signals: list[SignalEntry]  # newest last; at least every one that is held or not settled
-    orders: list[Order]  # working ones with their exec_ids, and the newest others
-    fills: list[Fill]  # the newest
-    positions: list[Position]
-    halts: list[dict[str, str]]
-    days: list[tuple[str, str, Decimal]]
-    counts: dict[str, int]
-
-
-def _entry(row: sqlite3.Row) -> SignalEntry:
-    return SignalEntry(
-        source=row["source"],
-        id=row["id"],
-        body_hash=row["body_hash"],
-        body=row["body"],
-        origin=row["origin"],
-        received_at=row["received_at"],
-        state=row["state"],
-        code=row["code"],
-        message=row["message"],
-        plan=orjson.loads(row["plan"]),
-        trace=orjson.loads(row["trace"]) if row["trace"] else None,
-        settled=bool(row["settled"]),
-        seq=row["seq"],
-    )
-
-
-def _fill_from(row: sqlite3.Row) -> Fill:
-    return Fill(
-        account=row["account"],
-        exec_id=row["exec_id"],
-        cl_ord_id=row["cl_ord_id"],
-        symbol=row["symbol"],
-        side=Side(row["side"]),
-        last_qty=Decimal(row["last_qty"]),
-        last_px=Decimal(row["last_px"]),
-        at=datetime.fromisoformat(row["at"]),
-        strategy=row["strategy"],
-        source=row["source"],
-        signal_id=row["signal_id"],
-    )
-
-
-def _position_from(row: sqlite3.Row) -> Position:
-    position = Position(row["account"], row["symbol"])
-    position.qty, position.cash, position.cost = (
-        Decimal(row["qty"]),
-        Decimal(row["cash"]),
-        Decimal(row["cost"]),
-    )
-    position.stop_loss = Decimal(row["stop_loss"]) if row["stop_loss"] else None
-    position.take_profit = Decimal(row["take_profit"]) if row["take_profit"] else None
-    return position
-
-
-def _load(connection: sqlite3.Connection) -> LoadedState:
-    signals = connection.execute(
-        "SELECT * FROM signals WHERE settled = 0 OR state = 'held' "
-        "OR seq > (SELECT coalesce(max(seq), 0) FROM signals) - 2000 ORDER BY seq"
-    ).fetchall()
-    orders = [
-        order_from_row(row) for row in connection.execute("SELECT * FROM orders WHERE working = 1")
-    ]
-    for order in orders:
-        order.restore_fills(
-            r[0]
-            for r in connection.execute(
-                "SELECT exec_id FROM fills WHERE cl_ord_id = ?", (order.cl_ord_id,)
-            )
-        )
-    recent = connection.execute(
-        "SELECT * FROM orders WHERE working = 0 ORDER BY created_at DESC LIMIT 3000"
-    ).fetchall()
-    fills = connection.execute("SELECT * FROM fills ORDER BY at DESC LIMIT 2000").fetchall()
-    return LoadedState(
-        signals=[_entry(row) for row in signals],
-        orders=[order_from_row(row) for row in reversed(recent)] + orders,
-        fills=[_fill_from(row) for row in reversed(fills)],
-        positions=[_position_from(row) for row in connection.execute("SELECT * FROM positions")],
-        halts=[dict(row) for row in connection.execute("SELECT * FROM halts")],
-        days=[
-            (row["account"], row["day"], Decimal(row["baseline"]))
-            for row in connection.execute(
-                "SELECT account, max(day) AS day, baseline FROM days GROUP BY account"
-            )
-        ],
-        counts={
-            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
-            for table in ("signals", "orders", "fills")
-        },
-    )
-
-
-_PAGES: dict[str, tuple[str, str, dict[str, str]]] = {
-    # table: (order column, unique column that breaks ties, columns one may filter by)
-    "signals": ("seq", "seq", {"status": "state"}),
-    "orders": (
-        "created_at",
-        "cl_ord_id",
-        {"account": "account", "symbol": "symbol", "status": "status"},
-    ),
-    "fills": ("at", "exec_id", {"account": "account", "symbol": "symbol"}),
-}
-
-
-def _page(
-    connection: sqlite3.Connection, table: str, where: dict[str, str], limit: int, after: str | None
-) -> list[dict[str, Any]]:
-    order, tie, columns = _PAGES[table]
-    clauses: list[str] = []
-    values: list[Any] = []
-    for name, value in where.items():
-        column = columns.get(name)
-        if column:
-            clauses.append(f"{column} = ?")
-            values.append(value)
-        elif table == "signals" and name == "symbol":
-            clauses.append("json_extract(CAST(body AS TEXT), '$.symbol') = ?")
-            values.append(value)
-    if after:
-        head, _, tail = after.partition("|")
-        if table == "signals":
-            clauses.append("seq < ?")
-            values.append(int(head) if head.isdigit() else 0)
-        else:
-            clauses.append(f"({order}, {tie}) < (?, ?)")
-            values += [head, tail]
-    condition = f"WHERE {' AND '.join(clauses)}" if clauses else ""
-    rows = connection.execute(
-        f"SELECT * FROM {table} {condition} ORDER BY {order} DESC, {tie} DESC LIMIT ?",  # noqa: S608 (our own names)
-        (*values, limit),
-    ).fetchall()
-    return [{**dict(row), "cursor": f"{row[order]}|{row[tie]}"} for row in rows]
+        return await self._read(lambda connection: page_of(connection, table, where, limit, after))

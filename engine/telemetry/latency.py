@@ -52,7 +52,13 @@ class Latency:
         return {
             "unit": "us",
             "stages": {
-                name: {"total": stage.total.summary(), "minute": stage.minute().summary()}
+                name: {"total": _named(stage.total), "minute": _named(stage.minute())}
                 for name, stage in self.stages.items()
             },
         }
+
+
+def _named(histogram: Histogram) -> dict[str, int | None]:
+    """Return a summary with the percentile also under the name the interface gives it."""
+    summary = histogram.summary()
+    return {**summary, "p99.9": summary["p999"]}

@@ -20,7 +20,8 @@ from PySide6.QtWidgets import (
 
 from engine.errors import CommandRefused
 from engine.model.numbers import parse_decimal, to_text
-from gui.commands import Desk, Work
+from gui.commands import Work
+from gui.desk import Desk
 from gui.panel import Caption
 from gui.theme import active
 

@@ -109,8 +109,14 @@ class TicketDialog(Dialog):
             .isoformat(timespec="milliseconds")
             .replace("+00:00", "Z"),
         }
-        for name, edit in (("limit_price", self._limit), ("stop_price", self._stop_price),
-                           ("quantity", self._quantity), ("stop_loss", self._stop), ("take_profit", self._profit)):  # fmt: skip
+        edits = {
+            "limit_price": self._limit,
+            "stop_price": self._stop_price,
+            "quantity": self._quantity,
+            "stop_loss": self._stop,
+            "take_profit": self._profit,
+        }
+        for name, edit in edits.items():
             value = (
                 self.number(edit, name.replace("_", " ").capitalize()) if edit.isEnabled() else None
             )

@@ -6,7 +6,8 @@ from engine.client import Row
 from engine.model import tables
 from gui import columns as col
 from gui import formatting as fmt
-from gui.commands import CONFIRM, HOLD, Command, Desk, Work
+from gui.commands import CONFIRM, HOLD, Command, Work
+from gui.desk import Desk
 from gui.panel import TablePanel
 
 LINK_TONES = {
@@ -69,7 +70,7 @@ class AccountsPanel(TablePanel):
     SORT = ("id", False)
     EMPTY = (
         "No accounts",
-        "Import a file of accounts with “volley accounts import FILE.json”, or start with --demo for practice accounts.",
+        "Import some with “volley accounts import FILE.json”, or start with --demo for practice ones.",
     )
     COLUMNS = (
         col.text("active", "On", 42, kind="toggle", text=lambda row: "On" if row.get("active") else "Off",

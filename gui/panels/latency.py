@@ -15,7 +15,7 @@ from engine.client import Row
 from engine.model import tables
 from gui import columns as col
 from gui import formatting as fmt
-from gui.commands import Desk
+from gui.desk import Desk
 from gui.panel import Caption, EmptyNote, Panel
 from gui.table_model import Column, TableModel
 from gui.table_view import TableView

@@ -5,9 +5,9 @@ from __future__ import annotations
 from engine.client import Row
 from engine.model import tables
 from gui import columns as col
-from gui.commands import CONFIRM, Command, Desk, Work
+from gui.commands import CONFIRM, Command, Work
+from gui.desk import Desk
 from gui.panel import TablePanel
-
 
 _KINDS = {"market": "Market", "limit": "Limit", "stop": "Stop", "stop_limit": "Stop limit"}
 

@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QPushButton
 
 from engine.model import tables
 from gui import formatting as fmt
-from gui.commands import Desk
+from gui.desk import Desk
 from gui.panel import Caption, EmptyNote, Panel
 
 SERIES = (("total", "P&L"), ("equity", "Equity"), ("realised", "Realised"), ("unrealised", "Open"))

@@ -6,7 +6,8 @@ from engine.client import Row
 from engine.model import tables
 from gui import columns as col
 from gui import formatting as fmt
-from gui.commands import CONFIRM, HOLD, Command, Desk, Work
+from gui.commands import CONFIRM, HOLD, Command, Work
+from gui.desk import Desk
 from gui.panel import TablePanel
 
 
@@ -64,7 +65,7 @@ class PositionsPanel(TablePanel):
         some, group = self.offers(lambda _row: True), "Positions"
         return [
             Command("position.close", "Close position", lambda: self._close("1"), "exit market", "C", group,
-                    CONFIRM, icon="close", enabled=some, scope=self.view, about="Close the selected positions at the market"),
+                    CONFIRM, icon="close", enabled=some, scope=self.view, about="Close what is selected at the market"),
             Command("position.half", "Close half of position", lambda: self._close("0.5"), "reduce", "H", group,
                     CONFIRM, enabled=some, scope=self.view, about="Close half of the selected positions"),
             Command("position.stops", "Edit stops…", self._stops, "stop loss take profit", "S", group, CONFIRM,

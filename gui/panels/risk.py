@@ -11,7 +11,8 @@ from engine.client import Row
 from engine.model import tables
 from gui import columns as col
 from gui import formatting as fmt
-from gui.commands import HOLD, Command, Desk
+from gui.commands import HOLD, Command
+from gui.desk import Desk
 from gui.panel import Caption, TablePanel
 from gui.table_model import Column, TableModel
 from gui.table_view import TableView
@@ -51,7 +52,9 @@ class RiskPanel(TablePanel):
         self.kill = TableModel(_kill_columns(), desk.store, self)
         self.kill_view = TableView(self.kill, "kill", self)
         self.kill_view.empty_title = "No kill in progress"
-        self.kill_view.empty_text = "After a kill: entries blocked, cancels sent, cancels confirmed, what is left, per account."
+        self.kill_view.empty_text = (
+            "After a kill, per account: entries blocked, cancels sent and confirmed, what is left."
+        )
         self.kill_view.changed = desk.layout_touched.emit
         self.kill.attach(tables.KILL)
         self.kill.sort(
@@ -111,7 +114,12 @@ class RiskPanel(TablePanel):
         holding = len(self.residual())
         text = "Kill progress"
         if rows:
-            text = f"Kill progress   {done} of {len(rows)} accounts done   ·   {left} orders left   ·   {holding} still hold positions"
+            facts = (
+                f"{done} of {len(rows)} accounts done",
+                f"{left} orders left",
+                f"{holding} still hold positions",
+            )
+            text = "Kill progress    " + "   ·   ".join(facts)
         if self._summary.text() != text:
             self._summary.setText(text)
 

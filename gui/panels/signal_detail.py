@@ -15,7 +15,7 @@ from engine.errors import CommandRefused
 from engine.model import tables
 from gui import columns as col
 from gui import formatting as fmt
-from gui.commands import Desk
+from gui.desk import Desk
 from gui.panel import Caption, FilterEdit, Panel
 from gui.table_model import Column, TableModel
 from gui.table_view import TableView
@@ -112,6 +112,7 @@ class SignalDetailPanel(Panel):
         self._title.shrink()
         self._fall = Waterfall()
         self.model = TableModel(_columns(), desk.store, self)
+        self.model.sort(0)
         self.view = TableView(self.model, self.NAME, self)
         self.view.changed = desk.layout_touched.emit
         self.filter = FilterEdit("accounts of the signal")
@@ -264,6 +265,20 @@ def _trace_us(row: Row, name: str) -> float | None:
     return None if at is None else at / 1_000
 
 
+def _result(row: Row) -> str:
+    """Return the order's state, else the reason why there is no order."""
+    status = str(row.get("status") or "")
+    if status and row.get("outcome") not in {"skipped", "refused", "held"}:
+        return f"{col.ORDER_MARKS.get(status, '')} {fmt.words(status)}"
+    return col.code_title(row.get("code"))
+
+
+def _result_tone(row: Row) -> str:
+    if row.get("outcome") == "sent":
+        return col.ORDER_TONES.get(str(row.get("status")), "")
+    return "muted"
+
+
 def _columns() -> tuple[Column, ...]:
     def traced(name: str, title: str, about: str) -> Column:
         return Column(
@@ -282,8 +297,16 @@ def _columns() -> tuple[Column, ...]:
     return (
         col.text("account", "Account", 62),
         col.chip("outcome", "Outcome", 86, col.OUTCOME_TONES, marks),
-        col.code("code", "Reason", 126),
-        col.chip("status", "Order", 116, col.ORDER_TONES, col.ORDER_MARKS),
+        Column(
+            "result",
+            "Result",
+            128,
+            text=_result,
+            raw=_result,
+            tone=_result_tone,
+            tip=col.explain,
+            about="What became of the order, or why there is none",
+        ),
         col.quantity("order_qty", "Qty", 64),
         col.quantity("cum_qty", "Filled", 64),
         col.price("avg_px", "Avg price", 80),

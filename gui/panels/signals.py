@@ -10,7 +10,8 @@ from engine.client import Row
 from engine.model import tables
 from gui import columns as col
 from gui import formatting as fmt
-from gui.commands import CONFIRM, Command, Desk, Work
+from gui.commands import CONFIRM, Command, Work
+from gui.desk import Desk
 from gui.panel import TablePanel
 from gui.table_model import Column
 
@@ -25,8 +26,7 @@ class SignalsPanel(TablePanel):
     SORT = ("received_at.age", True)
     EMPTY = (
         "No signals yet",
-        "They appear here the moment they arrive: from your bots over the API or a webhook, from a replay,"
-        " or from your own order ticket (Ctrl+N).",
+        "They come from your bots over the API or a webhook, from a replay, or from the ticket (Ctrl+N).",
     )
 
     def __init__(self, desk: Desk) -> None:

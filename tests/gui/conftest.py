@@ -22,7 +22,11 @@ from gui.theme import active
 from tests.gui.scripted import ScriptedClient
 
 # What Qt's offscreen platform says of windows it cannot raise or hint at: nothing a user would ever see.
-OFFSCREEN = ("does not support propagateSizeHints", "does not support raise")
+OFFSCREEN = (
+    "does not support propagateSizeHints",
+    "does not support raise",
+    "grabbing the keyboard",
+)
 
 
 def _qt_loop() -> asyncio.AbstractEventLoop:
@@ -53,7 +57,7 @@ def _same_looks(qapp: QApplication) -> Iterator[None]:
 
 async def until(fact: Callable[[], object], seconds: float = 3.0) -> None:
     async with asyncio.timeout(seconds):
-        while not fact():
+        while not fact():  # noqa: ASYNC110  (a bounded poll: Qt's facts have no event to await)
             await asyncio.sleep(0.005)
 
 

@@ -118,17 +118,38 @@ class ScriptedClient:
         connected = sum(row["connection"] == "connected" for row in rows)
         total = sum(float(row["day_pnl"]) for row in rows)
         return {
-            "key": "engine", "name": "desk-1", "version": "0.1.0", "pid": 4242, "book": "main", "profile": "embedded",
-            "simulated": True, "trading": "active", "reason": "", "started_at": at(self.now - timedelta(hours=2)),
-            "now": at(datetime.now(UTC)), "accounts": len(rows), "connected": connected,
-            "open_orders": sum(row["open_orders"] for row in rows), "unknown_orders": 0,
-            "held": sum(1 for row in self.tables[tables.SIGNALS].values() if row["state"] == "held"),
-            "signals": len(self.tables[tables.SIGNALS]), "orders": len(self.tables[tables.ORDERS]),
-            "fills": len(self.tables[tables.FILLS]), "signals_per_s": 0.6, "orders_per_s": 18.4,
-            "equity": f"{sum(float(row['equity']) for row in rows):.2f}", "day_pnl": f"{total:.2f}",
-            "realised": f"{total * 0.6:.2f}", "unrealised": f"{total * 0.4:.2f}", "exposure": "1842210.55",
-            "loop_lag_ms": 0.7, "services": {"journal": {"state": "connected", "text": ""}}, "prices": {},
-        } | fields  # fmt: skip
+            "key": "engine",
+            "name": "desk-1",
+            "version": "0.1.0",
+            "pid": 4242,
+            "book": "main",
+            "profile": "embedded",
+            "simulated": True,
+            "trading": "active",
+            "reason": "",
+            "started_at": at(self.now - timedelta(hours=2)),
+            "now": at(datetime.now(UTC)),
+            "accounts": len(rows),
+            "connected": connected,
+            "open_orders": sum(row["open_orders"] for row in rows),
+            "unknown_orders": 0,
+            "held": sum(
+                1 for row in self.tables[tables.SIGNALS].values() if row["state"] == "held"
+            ),
+            "signals": len(self.tables[tables.SIGNALS]),
+            "orders": len(self.tables[tables.ORDERS]),
+            "fills": len(self.tables[tables.FILLS]),
+            "signals_per_s": 0.6,
+            "orders_per_s": 18.4,
+            "equity": f"{sum(float(row['equity']) for row in rows):.2f}",
+            "day_pnl": f"{total:.2f}",
+            "realised": f"{total * 0.6:.2f}",
+            "unrealised": f"{total * 0.4:.2f}",
+            "exposure": "1842210.55",
+            "loop_lag_ms": 0.7,
+            "services": {"journal": {"state": "connected", "text": ""}},
+            "prices": {},
+        } | fields
 
     def account(self, number: int) -> dict[str, Any]:
         rnd = self.random
@@ -138,17 +159,39 @@ class ScriptedClient:
             link = "error"
         text = {"degraded": "order stream down", "error": "credentials refused"}.get(link, "")
         return {
-            "id": f"A-{number + 1:03d}", "name": NAMES[number % len(NAMES)], "broker": "alpaca" if number % 3 else "paper",
-            "environment": "paper", "active": number % 11 != 10, "tags": ["gold"] if number % 4 == 0 else ["core"],
-            "strategies": ["*"], "symbols": ["*"], "approval": "review" if number % 9 == 8 else "auto",
-            "sizing": {"method": "risk_percent", "percent": "0.5"} if number % 2 else {"method": "fixed", "quantity": "10"},
-            "limits": {}, "hours": None, "connection": link, "connection_text": text, "state": "active",
-            "equity": f"{equity:.2f}", "cash": f"{equity * 0.6:.2f}", "buying_power": f"{equity * 1.8:.2f}",
-            "day_pnl": f"{rnd.uniform(-900, 1400):.2f}", "realised": "120.00", "unrealised": "88.50",
-            "exposure": f"{equity * 0.4:.2f}", "positions": rnd.randint(0, 6), "open_orders": rnd.randint(0, 3),
-            "unknown_orders": 0, "rejects": 1 if number % 12 == 5 else 0, "queue": 0, "ack_p50_us": rnd.randint(2_100, 9_800),
-            "last_error": text, "updated_at": at(self.now),
-        }  # fmt: skip
+            "id": f"A-{number + 1:03d}",
+            "name": NAMES[number % len(NAMES)],
+            "broker": "alpaca" if number % 3 else "paper",
+            "environment": "paper",
+            "active": number % 11 != 10,
+            "tags": ["gold"] if number % 4 == 0 else ["core"],
+            "strategies": ["*"],
+            "symbols": ["*"],
+            "approval": "review" if number % 9 == 8 else "auto",
+            "sizing": {"method": "risk_percent", "percent": "0.5"}
+            if number % 2
+            else {"method": "fixed", "quantity": "10"},
+            "limits": {},
+            "hours": None,
+            "connection": link,
+            "connection_text": text,
+            "state": "active",
+            "equity": f"{equity:.2f}",
+            "cash": f"{equity * 0.6:.2f}",
+            "buying_power": f"{equity * 1.8:.2f}",
+            "day_pnl": f"{rnd.uniform(-900, 1400):.2f}",
+            "realised": "120.00",
+            "unrealised": "88.50",
+            "exposure": f"{equity * 0.4:.2f}",
+            "positions": rnd.randint(0, 6),
+            "open_orders": rnd.randint(0, 3),
+            "unknown_orders": 0,
+            "rejects": 1 if number % 12 == 5 else 0,
+            "queue": 0,
+            "ack_p50_us": rnd.randint(2_100, 9_800),
+            "last_error": text,
+            "updated_at": at(self.now),
+        }
 
     def cl_ord_id(self) -> str:
         return "".join(self.random.choice(B32) for _ in range(20))
@@ -170,20 +213,45 @@ class ScriptedClient:
         )
         first = rnd.randint(620, 1_450)
         row = {
-            "key": f"tv-alerts/brk-{self.serial:05d}", "source": "tv-alerts", "id": f"brk-{self.serial:05d}",
-            "strategy": rnd.choice(STRATEGIES), "symbol": symbol, "action": action, "order_type": kind,
-            "time_in_force": "day", "limit_price": f"{price:.2f}" if kind == "limit" else None, "stop_price": None,
+            "key": f"tv-alerts/brk-{self.serial:05d}",
+            "source": "tv-alerts",
+            "id": f"brk-{self.serial:05d}",
+            "strategy": rnd.choice(STRATEGIES),
+            "symbol": symbol,
+            "action": action,
+            "order_type": kind,
+            "time_in_force": "day",
+            "limit_price": f"{price:.2f}" if kind == "limit" else None,
+            "stop_price": None,
             "stop_loss": f"{price * (1 - sign * 0.012):.2f}" if action != "close" else None,
-            "take_profit": f"{price * (1 + sign * 0.03):.2f}" if action != "close" else None, "quantity": None,
-            "reference_price": None, "issued_at": at(moment), "received_at": at(moment), "origin": "webhook",
-            "state": state, "code": {"refused": "STALE", "held": "REVIEW", "expired": "APPROVAL_TIMEOUT",
-                                     "rejected": "REJECTED_BY_OPERATOR"}.get(state),
-            "message": "9.2 s old, limit 5.0 s" if state == "refused" else None, "accounts": count, "sent": reached,
-            "held": held, "skipped": skipped, "refused": refused, "filled": max(0, reached - 2), "working": min(2, reached),
-            "rejected": 0, "unknown": 0, "hold_expires_at": at(moment + timedelta(seconds=30)) if state == "held" else None,
-            "first_byte_us": first if reached else None, "last_byte_us": first + rnd.randint(800, 1_900) if reached else None,
+            "take_profit": f"{price * (1 + sign * 0.03):.2f}" if action != "close" else None,
+            "quantity": None,
+            "reference_price": None,
+            "issued_at": at(moment),
+            "received_at": at(moment),
+            "origin": "webhook",
+            "state": state,
+            "code": {
+                "refused": "STALE",
+                "held": "REVIEW",
+                "expired": "APPROVAL_TIMEOUT",
+                "rejected": "REJECTED_BY_OPERATOR",
+            }.get(state),
+            "message": "9.2 s old, limit 5.0 s" if state == "refused" else None,
+            "accounts": count,
+            "sent": reached,
+            "held": held,
+            "skipped": skipped,
+            "refused": refused,
+            "filled": max(0, reached - 2),
+            "working": min(2, reached),
+            "rejected": 0,
+            "unknown": 0,
+            "hold_expires_at": at(moment + timedelta(seconds=30)) if state == "held" else None,
+            "first_byte_us": first if reached else None,
+            "last_byte_us": first + rnd.randint(800, 1_900) if reached else None,
             "last_ack_us": first + rnd.randint(6_000, 14_000) if reached else None,
-        } | fields  # fmt: skip
+        } | fields
         return self.put(tables.SIGNALS, row)
 
     def order(
@@ -193,40 +261,95 @@ class ScriptedClient:
         quantity = rnd.choice((5, 10, 25, 40, 100))
         done = {"filled": quantity, "partially_filled": quantity // 2}.get(status, 0)
         price = self.px[signal["symbol"]] * rnd.uniform(0.999, 1.001)
-        return self.put(tables.ORDERS, {
-            "cl_ord_id": self.cl_ord_id(), "order_id": f"b-{rnd.getrandbits(40):010x}", "account": account,
-            "broker": "alpaca", "symbol": signal["symbol"], "side": "sell" if signal["action"] == "sell" else "buy",
-            "order_type": signal["order_type"], "time_in_force": "day", "order_qty": str(quantity),
-            "limit_price": signal["limit_price"], "stop_price": None, "status": status, "cum_qty": str(done),
-            "leaves_qty": str(quantity - done), "avg_px": f"{price:.2f}" if done else None,
-            "code": {"rejected": "BROKER_REJECTED", "denied": "QTY_MAX", "unknown": "OUTCOME_UNKNOWN"}.get(status),
-            "text": "insufficient buying power" if status == "rejected" else "", "strategy": signal["strategy"],
-            "source": signal["source"], "signal_id": signal["id"], "leg": "entry", "created_at": at(moment),
-            "updated_at": at(moment), "first_byte_us": rnd.randint(700, 2_600), "ack_us": rnd.randint(2_000, 9_000),
-        })  # fmt: skip
+        return self.put(
+            tables.ORDERS,
+            {
+                "cl_ord_id": self.cl_ord_id(),
+                "order_id": f"b-{rnd.getrandbits(40):010x}",
+                "account": account,
+                "broker": "alpaca",
+                "symbol": signal["symbol"],
+                "side": "sell" if signal["action"] == "sell" else "buy",
+                "order_type": signal["order_type"],
+                "time_in_force": "day",
+                "order_qty": str(quantity),
+                "limit_price": signal["limit_price"],
+                "stop_price": None,
+                "status": status,
+                "cum_qty": str(done),
+                "leaves_qty": str(quantity - done),
+                "avg_px": f"{price:.2f}" if done else None,
+                "code": {
+                    "rejected": "BROKER_REJECTED",
+                    "denied": "QTY_MAX",
+                    "unknown": "OUTCOME_UNKNOWN",
+                }.get(status),
+                "text": "insufficient buying power" if status == "rejected" else "",
+                "strategy": signal["strategy"],
+                "source": signal["source"],
+                "signal_id": signal["id"],
+                "leg": "entry",
+                "created_at": at(moment),
+                "updated_at": at(moment),
+                "first_byte_us": rnd.randint(700, 2_600),
+                "ack_us": rnd.randint(2_000, 9_000),
+            },
+        )
 
     def fill(self, order: dict[str, Any], moment: datetime) -> dict[str, Any]:
         self.serial += 1
-        return self.put(tables.FILLS, {
-            "key": f"{order['account']}/x{self.serial}", "account": order["account"], "exec_id": f"x{self.serial}",
-            "cl_ord_id": order["cl_ord_id"], "symbol": order["symbol"], "side": order["side"],
-            "last_qty": order["cum_qty"], "last_px": order["avg_px"], "at": at(moment), "strategy": order["strategy"],
-            "source": order["source"], "signal_id": order["signal_id"],
-        })  # fmt: skip
+        return self.put(
+            tables.FILLS,
+            {
+                "key": f"{order['account']}/x{self.serial}",
+                "account": order["account"],
+                "exec_id": f"x{self.serial}",
+                "cl_ord_id": order["cl_ord_id"],
+                "symbol": order["symbol"],
+                "side": order["side"],
+                "last_qty": order["cum_qty"],
+                "last_px": order["avg_px"],
+                "at": at(moment),
+                "strategy": order["strategy"],
+                "source": order["source"],
+                "signal_id": order["signal_id"],
+            },
+        )
 
     def position(self, account: str, symbol: str, quantity: int) -> dict[str, Any]:
         average = SYMBOLS[symbol] * self.random.uniform(0.985, 1.015)
         mark = self.px[symbol]
-        return self.put(tables.POSITIONS, {
-            "key": f"{account}/{symbol}", "account": account, "symbol": symbol, "qty": str(quantity),
-            "avg_px": f"{average:.2f}", "mark": f"{mark:.2f}", "mark_age_s": round(self.random.uniform(0.1, 1.4), 1),
-            "value": f"{mark * quantity:.2f}", "unrealised": f"{(mark - average) * quantity:.2f}", "realised": "0.00",
-            "stop_loss": f"{average * 0.985:.2f}", "take_profit": f"{average * 1.03:.2f}", "updated_at": at(self.now),
-        })  # fmt: skip
+        return self.put(
+            tables.POSITIONS,
+            {
+                "key": f"{account}/{symbol}",
+                "account": account,
+                "symbol": symbol,
+                "qty": str(quantity),
+                "avg_px": f"{average:.2f}",
+                "mark": f"{mark:.2f}",
+                "mark_age_s": round(self.random.uniform(0.1, 1.4), 1),
+                "value": f"{mark * quantity:.2f}",
+                "unrealised": f"{(mark - average) * quantity:.2f}",
+                "realised": "0.00",
+                "stop_loss": f"{average * 0.985:.2f}",
+                "take_profit": f"{average * 1.03:.2f}",
+                "updated_at": at(self.now),
+            },
+        )
 
     def latency(self, moment: datetime) -> None:
-        base = {"validated": 70, "durable": 420, "planned": 610, "first_byte": 700, "last_byte": 1_900,
-                "first_ack": 3_100, "last_ack": 8_800, "send": 520, "ack": 3_600}  # fmt: skip
+        base = {
+            "validated": 70,
+            "durable": 420,
+            "planned": 610,
+            "first_byte": 700,
+            "last_byte": 1_900,
+            "first_ack": 3_100,
+            "last_ack": 8_800,
+            "send": 520,
+            "ack": 3_600,
+        }
         for stage in tables.STAGES:
             wave = self.random.lognormvariate(0, 0.18)
             p50 = int(base[stage] * wave)
@@ -243,9 +366,17 @@ class ScriptedClient:
             counts = [3, 18, 90, 330, 620, 540, 300, 160, 90, 50, 26, 12, 7, 4, 2, 1]
             total = {name: int(value * 1.1) for name, value in sample.items()} | {"count": 18_240}
             minute = dict(sample) | {"count": 1_104}
-            self.put(tables.LATENCY, {"stage": stage, "total": total, "minute": minute, "second": sample,
-                                      "buckets": [list(pair) for pair in zip(edges, counts, strict=True)],
-                                      "at": at(moment)})  # fmt: skip
+            self.put(
+                tables.LATENCY,
+                {
+                    "stage": stage,
+                    "total": total,
+                    "minute": minute,
+                    "second": sample,
+                    "buckets": [list(pair) for pair in zip(edges, counts, strict=True)],
+                    "at": at(moment),
+                },
+            )
 
     def detail(self, row: dict[str, Any]) -> dict[str, Any]:
         rnd = random.Random(row["key"])
@@ -254,8 +385,14 @@ class ScriptedClient:
             for o in self.tables[tables.ORDERS].values()
             if o["signal_id"] == row["id"]
         }
-        codes = [("skipped", "NOT_SUBSCRIBED"), ("skipped", "OUTSIDE_HOURS"), ("refused", "QTY_MAX"), ("skipped", "INACTIVE"),
-                 ("skipped", "POSITION_LIMIT"), ("skipped", "NOT_CONNECTED")]  # fmt: skip
+        codes = [
+            ("skipped", "NOT_SUBSCRIBED"),
+            ("skipped", "OUTSIDE_HOURS"),
+            ("refused", "QTY_MAX"),
+            ("skipped", "INACTIVE"),
+            ("skipped", "POSITION_LIMIT"),
+            ("skipped", "NOT_CONNECTED"),
+        ]
         rows = []
         for number, account in enumerate(self.tables[tables.ACCOUNTS]):
             order = orders.get(account)
@@ -270,20 +407,61 @@ class ScriptedClient:
             )
             status = (order["status"] if order else "filled") if outcome == "sent" else None
             start = 700_000 + number * 31_000
-            trace = {"planned": 610_000, "first_byte": start, "last_byte": start + 9_000,
-                     "first_ack": start + rnd.randint(2_000_000, 6_000_000)} if outcome == "sent" else {}  # fmt: skip
-            message = {"QTY_MAX": "840 is more than max_order_quantity 500",
-                       "POSITION_LIMIT": "10 open positions, limit 10"}.get(code or "", "")  # fmt: skip
-            rows.append({
-                "account": account, "outcome": outcome, "code": code, "message": message,
-                "cl_ord_id": order["cl_ord_id"] if order else None, "status": status, "side": row["action"],
-                "order_qty": quantity, "cum_qty": quantity if status == "filled" else "0" if quantity else None,
-                "avg_px": f"{self.px[row['symbol']]:.2f}" if status == "filled" else None, "soft": soft, "trace": trace,
-            })  # fmt: skip
-        trace = {"received": row["received_at"], "validated": 68_000, "durable": 430_000, "planned": 610_000,
-                 "first_byte": 702_000, "last_byte": 1_944_000, "first_ack": 3_140_000, "last_ack": 8_790_000}  # fmt: skip
-        raw = {name: row[name] for name in ("id", "source", "strategy", "symbol", "action", "order_type", "stop_loss",
-                                            "take_profit", "issued_at") if row[name] is not None}  # fmt: skip
+            trace = (
+                {
+                    "planned": 610_000,
+                    "first_byte": start,
+                    "last_byte": start + 9_000,
+                    "first_ack": start + rnd.randint(2_000_000, 6_000_000),
+                }
+                if outcome == "sent"
+                else {}
+            )
+            message = {
+                "QTY_MAX": "840 is more than max_order_quantity 500",
+                "POSITION_LIMIT": "10 open positions, limit 10",
+            }.get(code or "", "")
+            rows.append(
+                {
+                    "account": account,
+                    "outcome": outcome,
+                    "code": code,
+                    "message": message,
+                    "cl_ord_id": order["cl_ord_id"] if order else None,
+                    "status": status,
+                    "side": row["action"],
+                    "order_qty": quantity,
+                    "cum_qty": quantity if status == "filled" else "0" if quantity else None,
+                    "avg_px": f"{self.px[row['symbol']]:.2f}" if status == "filled" else None,
+                    "soft": soft,
+                    "trace": trace,
+                }
+            )
+        trace = {
+            "received": row["received_at"],
+            "validated": 68_000,
+            "durable": 430_000,
+            "planned": 610_000,
+            "first_byte": 702_000,
+            "last_byte": 1_944_000,
+            "first_ack": 3_140_000,
+            "last_ack": 8_790_000,
+        }
+        raw = {
+            name: row[name]
+            for name in (
+                "id",
+                "source",
+                "strategy",
+                "symbol",
+                "action",
+                "order_type",
+                "stop_loss",
+                "take_profit",
+                "issued_at",
+            )
+            if row[name] is not None
+        }
         return {"signal": row, "raw": raw, "accounts": rows, "trace": trace}
 
     # --- a morning ----------------------------------------------------------------------------
@@ -293,11 +471,11 @@ class ScriptedClient:
         rnd, names = self.random, list(self.tables[tables.ACCOUNTS])
         states = ["accepted"] * 46 + ["refused"] * 5 + ["rejected"] * 3 + ["expired"] * 3
         rnd.shuffle(states)
-        rows = []
-        for number, state in enumerate(states):
-            rows.append(
-                self.signal(self.now - timedelta(seconds=(len(states) - number) * 61 - 30), state)
-            )
+        ages = range(len(states) * 61 - 30, 0, -61)
+        rows = [
+            self.signal(self.now - timedelta(seconds=age), state)
+            for age, state in zip(ages, states, strict=True)
+        ]
         for seconds in (14, 6, 2):
             rows.append(
                 self.signal(
@@ -306,8 +484,10 @@ class ScriptedClient:
             )
         for number in range(300):
             signal = rnd.choice(rows[-12:])
-            status = rnd.choices(("filled", "new", "partially_filled", "canceled", "rejected", "denied", "unknown"),
-                                 (60, 14, 6, 8, 4, 5, 1))[0]  # fmt: skip
+            status = rnd.choices(
+                ("filled", "new", "partially_filled", "canceled", "rejected", "denied", "unknown"),
+                (60, 14, 6, 8, 4, 5, 1),
+            )[0]
             moment = self.now - timedelta(seconds=(300 - number) * 2.2)
             order = self.order(signal, rnd.choice(names), status, moment)
             if order["cum_qty"] != "0":
@@ -330,29 +510,79 @@ class ScriptedClient:
         for number in range(720):
             total += self.random.gauss(14, 140)
             stamp = at(self.now - timedelta(seconds=(720 - number) * 10))
-            self.put(tables.PNL, {"at": stamp, "equity": f"{equity + total:.2f}", "total": f"{total:.2f}",
-                                  "realised": f"{total * 0.6:.2f}", "unrealised": f"{total * 0.4:.2f}"})  # fmt: skip
+            self.put(
+                tables.PNL,
+                {
+                    "at": stamp,
+                    "equity": f"{equity + total:.2f}",
+                    "total": f"{total:.2f}",
+                    "realised": f"{total * 0.6:.2f}",
+                    "unrealised": f"{total * 0.4:.2f}",
+                },
+            )
 
     def alerts(self) -> None:
-        said = (("warning", "broker", "BROKER_REJECTED", "A-018", "insufficient buying power"),
-                ("critical", "session", "", "A-017", "credentials refused; entries for this account are off"),
-                ("info", "engine", "", "", "Trading armed by operator: start of day"),
-                ("warning", "order", "OUTCOME_UNKNOWN", "A-007", "No proof of the order's fate after 2.0 s; looking it up"))  # fmt: skip
+        said = (
+            ("warning", "broker", "BROKER_REJECTED", "A-018", "insufficient buying power"),
+            (
+                "critical",
+                "session",
+                "",
+                "A-017",
+                "credentials refused; entries for this account are off",
+            ),
+            ("info", "engine", "", "", "Trading armed by operator: start of day"),
+            (
+                "warning",
+                "order",
+                "OUTCOME_UNKNOWN",
+                "A-007",
+                "No proof of the order's fate after 2.0 s; looking it up",
+            ),
+        )
         for number, (severity, area, code, account, text) in enumerate(said):
-            self.put(tables.ALERTS, {"id": f"al-{number}", "at": at(self.now - timedelta(minutes=4 * number + 1)),
-                                     "severity": severity, "area": area, "code": code or None,
-                                     "account": account or None, "text": text})  # fmt: skip
+            self.put(
+                tables.ALERTS,
+                {
+                    "id": f"al-{number}",
+                    "at": at(self.now - timedelta(minutes=4 * number + 1)),
+                    "severity": severity,
+                    "area": area,
+                    "code": code or None,
+                    "account": account or None,
+                    "text": text,
+                },
+            )
 
     def killed(self) -> None:
         """Halts, and a kill half done."""
-        self.put(tables.HALTS, {"scope": "all", "state": "halted", "reason": "kill switch at the desk",
-                                "at": at(self.now), "by": "operator"})  # fmt: skip
+        self.put(
+            tables.HALTS,
+            {
+                "scope": "all",
+                "state": "halted",
+                "reason": "kill switch at the desk",
+                "at": at(self.now),
+                "by": "operator",
+            },
+        )
         for number, account in enumerate(self.tables[tables.ACCOUNTS]):
             left = number % 3 if number > 20 else 0
             residual = {"AAPL": "40", "NVDA": "-10"} if number % 6 == 0 else {}
-            self.put(tables.KILL, {"account": account, "blocked": True, "cancels_sent": 3, "cancels_confirmed": 3 - left,
-                                   "working": left, "residual": residual, "done": not left, "error": None,
-                                   "at": at(self.now)})  # fmt: skip
+            self.put(
+                tables.KILL,
+                {
+                    "account": account,
+                    "blocked": True,
+                    "cancels_sent": 3,
+                    "cancels_confirmed": 3 - left,
+                    "working": left,
+                    "residual": residual,
+                    "done": not left,
+                    "error": None,
+                    "at": at(self.now),
+                },
+            )
         self.put(tables.ENGINE, self.engine(trading="halted", reason="kill switch"))
 
     def step(self, changes: int) -> None:
@@ -370,8 +600,13 @@ class ScriptedClient:
                 row = self.tables[tables.POSITIONS][key]
                 mark = float(row["mark"]) * rnd.uniform(0.9994, 1.0006)
                 quantity = float(row["qty"])
-                self.change(tables.POSITIONS, key, mark=f"{mark:.2f}", value=f"{mark * quantity:.2f}",
-                            unrealised=f"{(mark - float(row['avg_px'])) * quantity:.2f}")  # fmt: skip
+                self.change(
+                    tables.POSITIONS,
+                    key,
+                    mark=f"{mark:.2f}",
+                    value=f"{mark * quantity:.2f}",
+                    unrealised=f"{(mark - float(row['avg_px'])) * quantity:.2f}",
+                )
             elif pick < 8 and accounts:
                 key = rnd.choice(accounts)
                 money = float(self.tables[tables.ACCOUNTS][key]["day_pnl"]) + rnd.gauss(0, 6)

@@ -116,12 +116,20 @@ async def each_dialog(out: Path, window: MainWindow, client: ScriptedClient, the
     held = next(row for row in client.tables[tables.SIGNALS].values() if row["state"] == "held")
     order = next(row for row in client.tables[tables.ORDERS].values() if row["status"] == "new")
     subjects: dict[str, dict[str, Any]] = {
-        "approve": {"signal": held}, "force": {"signal": held}, "replace": {"order": order}, "resolve": {"order": order},
+        "approve": {"signal": held},
+        "force": {"signal": held},
+        "replace": {"order": order},
+        "resolve": {"order": order},
         "rearm": {"scope": "all", "state": "disarmed"},
         "stops": {"position": next(iter(client.tables[tables.POSITIONS].values()))},
-        "confirm": {"title": "Close 12 positions", "facts": [("Symbol", "NVDA"), ("Accounts", "12"),
-                    ("Open profit or loss", "+312.40")], "go": "Close 12 positions", "run": None, "danger": 2},
-    }  # fmt: skip
+        "confirm": {
+            "title": "Close 12 positions",
+            "facts": [("Symbol", "NVDA"), ("Accounts", "12"), ("Open profit or loss", "+312.40")],
+            "go": "Close 12 positions",
+            "run": None,
+            "danger": 2,
+        },
+    }
     for name, make in dialogs.ALL.items():
         subject = {"url": "ws://127.0.0.1:8787", "answer": str}
         dialog = make(window.desk, subjects.get(name, subject))

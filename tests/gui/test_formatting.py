@@ -50,6 +50,7 @@ def test_prices_keep_every_decimal_and_quantities_no_padding() -> None:
         (0, "0 µs"),
         (412, "412 µs"),
         (1_320, "1.32 ms"),
+        (13_260, "13.3 ms"),
         (250_000, "250 ms"),
         (2_100_000, "2.10 s"),
         (None, "–"),

@@ -512,9 +512,11 @@ class _Submission(Exchange):
     __slots__ = ("order", "session")
 
     def __init__(self, session: AlpacaSession, order: Order) -> None:
-        super().__init__(order, order.send_before_ns)
+        # All of Exchange's slots, without its call: one of these is made for every order.
+        self.first_byte_ns = self.last_byte_ns = self.reply_ns = 0
+        self.send_before_ns = order.send_before_ns
+        self.stamps = self.order = order
         self.session = session
-        self.order = order
 
     def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
         session, order = self.session, self.order

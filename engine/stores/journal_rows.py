@@ -1,0 +1,275 @@
+"""The journal's tables: what a row of each holds, how objects become rows and rows objects."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from engine.clock import rfc3339
+from engine.model.enums import OrderStatus, OrderType, Side, TimeInForce
+from engine.model.messages import Fill
+from engine.model.numbers import to_text
+from engine.model.order import Order
+from engine.model.position import Position
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS signals (
+    seq INTEGER PRIMARY KEY, source TEXT NOT NULL, id TEXT NOT NULL, body_hash TEXT NOT NULL, body BLOB NOT NULL,
+    origin TEXT NOT NULL, received_at TEXT NOT NULL, state TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL,
+    plan BLOB NOT NULL, trace BLOB, settled INTEGER NOT NULL DEFAULT 0, UNIQUE (source, id));
+CREATE INDEX IF NOT EXISTS signals_open ON signals (settled) WHERE settled = 0;
+CREATE TABLE IF NOT EXISTS orders (
+    cl_ord_id TEXT PRIMARY KEY, account TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
+    order_type TEXT NOT NULL, time_in_force TEXT NOT NULL, order_qty TEXT NOT NULL, limit_price TEXT,
+    stop_price TEXT, status TEXT NOT NULL, working INTEGER NOT NULL, cum_qty TEXT NOT NULL, cash TEXT NOT NULL,
+    order_id TEXT NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
+    signal_id TEXT NOT NULL, leg TEXT NOT NULL, reducing INTEGER NOT NULL, created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL, send_us INTEGER, ack_us INTEGER) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS orders_working ON orders (working) WHERE working = 1;
+CREATE INDEX IF NOT EXISTS orders_signal ON orders (source, signal_id);
+CREATE INDEX IF NOT EXISTS orders_time ON orders (created_at);
+CREATE TABLE IF NOT EXISTS fills (
+    account TEXT NOT NULL, exec_id TEXT NOT NULL, cl_ord_id TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
+    last_qty TEXT NOT NULL, last_px TEXT NOT NULL, at TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
+    signal_id TEXT NOT NULL, PRIMARY KEY (account, exec_id)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS fills_order ON fills (cl_ord_id);
+CREATE INDEX IF NOT EXISTS fills_time ON fills (at);
+CREATE TABLE IF NOT EXISTS positions (
+    account TEXT NOT NULL, symbol TEXT NOT NULL, qty TEXT NOT NULL, cash TEXT NOT NULL, cost TEXT NOT NULL,
+    stop_loss TEXT, take_profit TEXT, updated_at TEXT NOT NULL, PRIMARY KEY (account, symbol)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS halts (
+    scope TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL, by TEXT NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS days (
+    account TEXT NOT NULL, day TEXT NOT NULL, baseline TEXT NOT NULL, PRIMARY KEY (account, day)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS commands (
+    id TEXT PRIMARY KEY, at TEXT NOT NULL, body BLOB NOT NULL, result BLOB) WITHOUT ROWID;
+"""
+
+_ORDER_COLUMNS = (
+    "cl_ord_id", "account", "symbol", "side", "order_type", "time_in_force", "order_qty", "limit_price",
+    "stop_price", "status", "working", "cum_qty", "cash", "order_id", "code", "text", "strategy", "source",
+    "signal_id", "leg", "reducing", "created_at", "updated_at", "send_us", "ack_us",
+)  # fmt: skip
+PUT_ORDER = (
+    f"INSERT INTO orders ({', '.join(_ORDER_COLUMNS)}) VALUES ({', '.join('?' * len(_ORDER_COLUMNS))}) "  # noqa: S608 (our own names)
+    "ON CONFLICT (cl_ord_id) DO UPDATE SET status = excluded.status, working = excluded.working, "
+    "order_qty = excluded.order_qty, limit_price = excluded.limit_price, stop_price = excluded.stop_price, "
+    "cum_qty = excluded.cum_qty, cash = excluded.cash, order_id = excluded.order_id, code = excluded.code, "
+    "text = excluded.text, updated_at = excluded.updated_at, send_us = excluded.send_us, ack_us = excluded.ack_us"
+)
+
+
+@dataclass(slots=True)
+class SignalEntry:
+    """One row of ``signals``. ``plan`` and ``trace`` are JSON objects (engine.planner says what is in them)."""
+
+    source: str
+    id: str
+    body_hash: str
+    body: bytes
+    origin: str
+    received_at: str
+    state: str
+    code: str
+    message: str
+    plan: dict[str, Any]
+    trace: dict[str, Any] | None = None
+    settled: bool = False
+    seq: int = 0
+
+
+def number_text(value: Decimal | None) -> str | None:
+    """Write an exact number, or nothing."""
+    return None if value is None else to_text(value)
+
+
+def order_row(order: Order) -> tuple[Any, ...]:
+    """Return an order's row as it is now."""
+    return (
+        order.cl_ord_id, order.account, order.symbol, order.side._value_, order.order_type._value_,
+        order.time_in_force._value_, to_text(order.order_qty), number_text(order.limit_price),
+        number_text(order.stop_price), order.status._value_, int(order.status.working),
+        to_text(order.cum_qty), str(order.cash), order.order_id, order.code, order.text[:500], order.strategy,
+        order.source, order.signal_id, order.leg, int(order.reducing), rfc3339(order.created_at),
+        rfc3339(order.updated_at),
+        (order.last_byte_ns - order.planned_ns) // 1000 if order.last_byte_ns and order.planned_ns else None,
+        (order.acked_ns - order.last_byte_ns) // 1000 if order.acked_ns and order.last_byte_ns else None,
+    )  # fmt: skip
+
+
+def order_from_row(row: sqlite3.Row) -> Order:
+    """Rebuild an order as it was last written; its fills' ids come from the fills table."""
+    order = Order(
+        cl_ord_id=row["cl_ord_id"],
+        account=row["account"],
+        symbol=row["symbol"],
+        side=Side(row["side"]),
+        order_qty=Decimal(row["order_qty"]),
+        order_type=OrderType(row["order_type"]),
+        time_in_force=TimeInForce(row["time_in_force"]),
+        created_at=datetime.fromisoformat(row["created_at"]),
+        limit_price=Decimal(row["limit_price"]) if row["limit_price"] else None,
+        stop_price=Decimal(row["stop_price"]) if row["stop_price"] else None,
+        source=row["source"],
+        signal_id=row["signal_id"],
+        strategy=row["strategy"],
+        leg=row["leg"],
+        reducing=bool(row["reducing"]),
+    )
+    order.status = OrderStatus(row["status"])
+    order.cum_qty = Decimal(row["cum_qty"])
+    order.cash = Decimal(row["cash"])
+    order.order_id = row["order_id"]
+    order.code = row["code"]
+    order.text = row["text"]
+    order.updated_at = datetime.fromisoformat(row["updated_at"])
+    return order
+
+
+@dataclass(slots=True)
+class LoadedState:
+    """Everything a restart needs."""
+
+    signals: list[SignalEntry]  # newest last; at least every one that is held or not settled
+    orders: list[Order]  # working ones with their exec_ids, and the newest others
+    fills: list[Fill]  # the newest
+    positions: list[Position]
+    halts: list[dict[str, str]]
+    days: list[tuple[str, str, Decimal]]
+    counts: dict[str, int]
+
+
+def signal_entry(row: sqlite3.Row) -> SignalEntry:
+    """Rebuild a signal's entry."""
+    return SignalEntry(
+        source=row["source"],
+        id=row["id"],
+        body_hash=row["body_hash"],
+        body=row["body"],
+        origin=row["origin"],
+        received_at=row["received_at"],
+        state=row["state"],
+        code=row["code"],
+        message=row["message"],
+        plan=orjson.loads(row["plan"]),
+        trace=orjson.loads(row["trace"]) if row["trace"] else None,
+        settled=bool(row["settled"]),
+        seq=row["seq"],
+    )
+
+
+def _fill_from(row: sqlite3.Row) -> Fill:
+    return Fill(
+        account=row["account"],
+        exec_id=row["exec_id"],
+        cl_ord_id=row["cl_ord_id"],
+        symbol=row["symbol"],
+        side=Side(row["side"]),
+        last_qty=Decimal(row["last_qty"]),
+        last_px=Decimal(row["last_px"]),
+        at=datetime.fromisoformat(row["at"]),
+        strategy=row["strategy"],
+        source=row["source"],
+        signal_id=row["signal_id"],
+    )
+
+
+def _position_from(row: sqlite3.Row) -> Position:
+    position = Position(row["account"], row["symbol"])
+    position.qty, position.cash, position.cost = (
+        Decimal(row["qty"]),
+        Decimal(row["cash"]),
+        Decimal(row["cost"]),
+    )
+    position.stop_loss = Decimal(row["stop_loss"]) if row["stop_loss"] else None
+    position.take_profit = Decimal(row["take_profit"]) if row["take_profit"] else None
+    return position
+
+
+def load_state(connection: sqlite3.Connection) -> LoadedState:
+    """Read everything a restart needs."""
+    signals = connection.execute(
+        "SELECT * FROM signals WHERE settled = 0 OR state = 'held' "
+        "OR seq > (SELECT coalesce(max(seq), 0) FROM signals) - 2000 ORDER BY seq"
+    ).fetchall()
+    orders = [
+        order_from_row(row) for row in connection.execute("SELECT * FROM orders WHERE working = 1")
+    ]
+    for order in orders:
+        order.restore_fills(
+            r[0]
+            for r in connection.execute(
+                "SELECT exec_id FROM fills WHERE cl_ord_id = ?", (order.cl_ord_id,)
+            )
+        )
+    recent = connection.execute(
+        "SELECT * FROM orders WHERE working = 0 ORDER BY created_at DESC LIMIT 3000"
+    ).fetchall()
+    fills = connection.execute("SELECT * FROM fills ORDER BY at DESC LIMIT 2000").fetchall()
+    return LoadedState(
+        signals=[signal_entry(row) for row in signals],
+        orders=[order_from_row(row) for row in reversed(recent)] + orders,
+        fills=[_fill_from(row) for row in reversed(fills)],
+        positions=[_position_from(row) for row in connection.execute("SELECT * FROM positions")],
+        halts=[dict(row) for row in connection.execute("SELECT * FROM halts")],
+        days=[
+            (row["account"], row["day"], Decimal(row["baseline"]))
+            for row in connection.execute(
+                "SELECT account, max(day) AS day, baseline FROM days GROUP BY account"
+            )
+        ],
+        counts={
+            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
+            for table in ("signals", "orders", "fills")
+        },
+    )
+
+
+_PAGES: dict[str, tuple[str, str, dict[str, str]]] = {
+    # table: (order column, unique column that breaks ties, columns one may filter by)
+    "signals": ("seq", "seq", {"status": "state"}),
+    "orders": (
+        "created_at",
+        "cl_ord_id",
+        {"account": "account", "symbol": "symbol", "status": "status"},
+    ),
+    "fills": ("at", "exec_id", {"account": "account", "symbol": "symbol"}),
+}
+
+
+def page_of(
+    connection: sqlite3.Connection, table: str, where: dict[str, str], limit: int, after: str | None
+) -> list[dict[str, Any]]:
+    """Read a page of a table, newest first; each row with the ``cursor`` the next page begins after."""
+    order, tie, columns = _PAGES[table]
+    clauses: list[str] = []
+    values: list[Any] = []
+    for name, value in where.items():
+        column = columns.get(name)
+        if column:
+            clauses.append(f"{column} = ?")
+            values.append(value)
+        elif table == "signals" and name == "symbol":
+            clauses.append("json_extract(CAST(body AS TEXT), '$.symbol') = ?")
+            values.append(value)
+    if after:
+        head, _, tail = after.partition("|")
+        if table == "signals":
+            clauses.append("seq < ?")
+            values.append(int(head) if head.isdigit() else 0)
+        else:
+            clauses.append(f"({order}, {tie}) < (?, ?)")
+            values += [head, tail]
+    condition = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+    rows = connection.execute(
+        f"SELECT * FROM {table} {condition} ORDER BY {order} DESC, {tie} DESC LIMIT ?",  # noqa: S608 (our own names)
+        (*values, limit),
+    ).fetchall()
+    return [{**dict(row), "cursor": f"{row[order]}|{row[tie]}"} for row in rows]

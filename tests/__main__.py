@@ -1,0 +1,117 @@
+"""``python -m tests``: every check and every test, one after the other, and one verdict.
+
+    python -m tests                 everything
+    python -m tests --quick         neither the kill -9 tests nor the frozen application
+    python -m tests -k wire -x      whatever else is given goes to pytest
+
+A step that fails does not hide the next one; the exit status is 1 if any failed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+NOTHING_COLLECTED: Final = 5  # pytest's exit status; with -k a run may well select nothing
+_COUNT: Final = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed|warnings?)\b")
+_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+_TAIL: Final = 4096
+
+
+@dataclass
+class Step:
+    """One check: what it is called, how it is run, how it went."""
+
+    name: str
+    command: list[str]
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    status: int = -1
+
+    @property
+    def good(self) -> bool:
+        """Whether it passed."""
+        if self.status == NOTHING_COLLECTED and "pytest" in self.command:
+            return True
+        return self.status == 0
+
+    def run(self) -> None:
+        """Run it, show what it says, keep what its last line counts."""
+        began = time.monotonic()
+        tail = b""
+        with subprocess.Popen(
+            self.command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            assert process.stdout is not None
+            while chunk := os.read(process.stdout.fileno(), 65536):
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
+                tail = (tail + chunk)[-_TAIL:]
+        self.status = process.returncode
+        self.seconds = time.monotonic() - began
+        if "pytest" in self.command:
+            self._count(tail)
+
+    def _count(self, tail: bytes) -> None:
+        lines = _COLOUR.sub("", tail.decode(errors="replace")).splitlines()
+        closing = next((line for line in reversed(lines) if " in " in line and "==" in line), "")
+        for number, what in _COUNT.findall(closing):
+            self.counts[what.rstrip("s") if what in {"errors", "warnings"} else what] += int(number)
+
+
+def steps(quick: bool, extra: list[str]) -> list[Step]:
+    """Return what is to be run, in order; what takes long comes last."""
+    python = sys.executable
+    linter = shutil.which("lint-imports", path=str(Path(python).parent)) or "lint-imports"
+    pytest = [python, "-m", "pytest", *(["--color=yes"] if sys.stdout.isatty() else [])]
+    left_out = ["--ignore=tests/crash"] if quick else []
+    found = [
+        Step("ruff check", [python, "-m", "ruff", "check", "."]),
+        Step("ruff format", [python, "-m", "ruff", "format", "--check", "."]),
+        Step("mypy", [python, "-m", "mypy"]),
+        Step("import layers", [linter]),
+        Step("tests", [*pytest, "-m", "not frozen", *left_out, *extra]),
+    ]
+    if not quick:
+        found.append(Step("frozen application", [*pytest, "-m", "frozen", *extra]))
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Run all of it; return 1 if anything failed."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    planned = steps("--quick" in arguments, [word for word in arguments if word != "--quick"])
+    counts: Counter[str] = Counter()
+    for step in planned:
+        print(f"--- {step.name}", flush=True)
+        step.run()
+        counts += step.counts
+    print()
+    for step in planned:
+        print(f"{'ok    ' if step.good else 'FAILED'} {step.name:<20} {step.seconds:7.1f} s")
+    good = all(step.good for step in planned)
+    order = ("failed", "error", "passed", "skipped", "xfailed", "xpassed", "warning")
+    said = ", ".join(f"{counts[what]} {what}" for what in order if counts[what])
+    failed = ", ".join(step.name for step in planned if not step.good)
+    print(f"all checks passed: {said}" if good else f"FAILED: {failed}; tests: {said}")
+    print(f"===== {said or 'no tests'} in {sum(step.seconds for step in planned):.2f}s =====")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
