@@ -33,6 +33,7 @@ class KillRun:
         self._command_id = command_id
         self._flatten = flatten
         self._asked: dict[str, set[str]] = {}
+        self._canceled: dict[str, Order] = {}
         self._errors: dict[str, str] = {}
         self._task: asyncio.Task[Any] | None = None
 
@@ -79,6 +80,7 @@ class KillRun:
             if order.status is not OrderStatus.PENDING_CANCEL or order.cl_ord_id not in asked:
                 session.cancel(order)
             asked.add(order.cl_ord_id)
+            self._canceled[order.cl_ord_id] = order
         return len(orders)
 
     async def _chase(self) -> None:
@@ -91,6 +93,8 @@ class KillRun:
             left = sum(len(self._working(state)) for state in self._engine.fleet.states.values())
             self._touch_all()
             if not left:
+                if self._flatten:
+                    await self._desk.close_rest(self._canceled.values(), self._command_id)
                 return
             if since_cancel >= CANCEL_AGAIN_S:
                 since_cancel = 0.0

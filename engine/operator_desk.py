@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
@@ -37,6 +38,9 @@ from engine.trading_engine import OPERATOR, TradingEngine
 log = logging.getLogger(__name__)
 
 Result = dict[str, Any]
+
+LOOK_EVERY_S = 0.05
+CANCELED_WITHIN_S = 30.0
 
 
 class OperatorDesk:
@@ -409,7 +413,12 @@ class OperatorDesk:
         }
 
     def _exit(
-        self, state: AccountState, symbol: str, command_id: str, fraction: Decimal = Decimal(1)
+        self,
+        state: AccountState,
+        symbol: str,
+        command_id: str,
+        fraction: Decimal = Decimal(1),
+        leg: str = "close",
     ) -> Order | None:
         quantity = self._engine.planner.closable(state, symbol)
         if fraction != 1:
@@ -418,7 +427,7 @@ class OperatorDesk:
         if not quantity:
             return None
         side = Side.SELL if quantity > 0 else Side.BUY
-        return self._by_hand(state.id, symbol, side, abs(quantity), command_id, "close")
+        return self._by_hand(state.id, symbol, side, abs(quantity), command_id, leg)
 
     async def _send_by_hand(self, orders: list[Order]) -> None:
         engine = self._engine
@@ -431,14 +440,34 @@ class OperatorDesk:
         orders = self.exits(scope, command_id)
         if orders:
             await self._send_by_hand(orders)
+        if canceled:
+            self._engine.spawn(self.close_rest(canceled, command_id), f"flatten-{command_id}")
         self._engine.alert(
-            "warning", "FLATTEN", "", f"{scope}: {canceled} cancels, {len(orders)} exits"
+            "warning", "FLATTEN", "", f"{scope}: {len(canceled)} cancels, {len(orders)} exits"
         )
         return {
             "result": "sent",
-            "cancels": canceled,
+            "cancels": len(canceled),
             "orders": {o.cl_ord_id: o.account for o in orders},
         }
+
+    async def close_rest(self, canceled: Iterable[Order], command_id: str) -> None:
+        """Close what ``canceled`` orders leave behind once they are through: an exit that covered the position
+        until it was canceled, an entry that filled all the same.
+        """
+        orders = list(canceled)
+        looks = int(CANCELED_WITHIN_S / LOOK_EVERY_S)
+        while looks and not all(order.status.terminal for order in orders):
+            looks -= 1
+            await asyncio.sleep(LOOK_EVERY_S)
+        exits = []
+        for account, symbol in dict.fromkeys((order.account, order.symbol) for order in orders):
+            state = self._engine.fleet.states.get(account)
+            order = self._exit(state, symbol, command_id, leg="rest") if state else None
+            if order is not None:
+                exits.append(order)
+        if exits:
+            await self._send_by_hand(exits)
 
     def in_scope(
         self, scope: str, state: AccountState, symbol: str = "", strategy: str = ""
@@ -457,19 +486,23 @@ class OperatorDesk:
             case _:
                 return strategy == name
 
-    def cancel_all(self, scope: str) -> int:
-        """Ask every broker to cancel the working orders of a scope; return how many were asked for."""
-        count = 0
+    def cancel_all(self, scope: str) -> list[Order]:
+        """Cancel the working orders of a scope, those still queued at once; return what the brokers were asked for."""
+        asked = []
         for state in self._engine.fleet.states.values():
             session = self._engine.fleet.sessions.get(state.id)
+            lane = self._engine.dispatcher.lanes.get(state.id)
             for order in list(state.working.values()):
-                if (
-                    self.in_scope(scope, state, order.symbol, order.strategy)
-                    and session is not None
+                if not self.in_scope(scope, state, order.symbol, order.strategy):
+                    continue
+                if lane is not None and lane.deny(
+                    order, "CANCELED_BY_OPERATOR", "canceled by hand before it left"
                 ):
+                    continue
+                if session is not None:
                     session.cancel(order)
-                    count += 1
-        return count
+                    asked.append(order)
+        return asked
 
     def exits(self, scope: str, command_id: str) -> list[Order]:
         """Make the exit orders of a scope's positions (a strategy's are the symbols it has traded)."""

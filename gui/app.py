@@ -242,11 +242,10 @@ class _Session:
     # --- the engine ---------------------------------------------------------------------------
 
     def _engine(self) -> AbstractAsyncContextManager[None]:
-        if self.args.inline:
-            return self._inside()
         if self.args.connect:
             return self._elsewhere()
-        return self._beside()
+        self.window.second_road = self._kill_beside
+        return self._inside() if self.args.inline else self._beside()
 
     async def _use(self, client: EngineClient) -> None:
         """Show another engine."""
@@ -258,6 +257,11 @@ class _Session:
         client, self.client = self.client, None
         if client is not None:
             await client.stop()
+
+    def _kill_beside(self, flatten: bool) -> None:
+        from gui.supervisor import kill_beside
+
+        kill_beside(self.home, flatten, self.window.kill_latched, self.window)
 
     @contextlib.asynccontextmanager
     async def _inside(self) -> AsyncIterator[None]:

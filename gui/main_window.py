@@ -32,6 +32,7 @@ from gui.top_bar import TopBar
 TICK_MS = 250
 SAVE_MS = 1_000
 STALE_S = 3.0
+KILL_PATIENCE_S = 1.0
 PRESETS = (
     ("trade", "Trade", "Ctrl+1"),
     ("review", "Review", "Ctrl+2"),
@@ -61,7 +62,8 @@ class MainWindow(QMainWindow):
         self.stops_engine = False  # closing this window stops an engine that is not a demo's
         self._close_asked = False
         self._said = 0
-        self._kill_pending: str | None = None
+        self._kill_pending = False
+        self.second_road: Callable[[bool], None] | None = None  # a kill past the engine's API
         self._kill_shown = False
         self._built = False
         self.setWindowTitle("Volley" + (" — Demo" if demo else ""))
@@ -369,8 +371,12 @@ class MainWindow(QMainWindow):
         return self._send_kill(flatten=False)
 
     async def _send_kill(self, *, flatten: bool) -> None:
-        """Send it; when the engine cannot hear it, say so loudly and send it as soon as it can."""
+        """Send it; when the engine does not answer, say so loudly, take the second road, and try again."""
         self._kill_shown = False
+        loop = asyncio.get_running_loop()
+        overdue = loop.call_later(
+            KILL_PATIENCE_S, self._kill_unheard, "the engine has not answered yet", flatten
+        )
         try:
             await self.desk.command(
                 "kill", scope="all", reason="kill switch at the desk", flatten=flatten
@@ -378,21 +384,32 @@ class MainWindow(QMainWindow):
         except CommandRefused as refusal:
             if refusal.code != "NO_ENGINE":
                 raise
-            self._kill_pending = "all"
-            text = (
-                "KILL NOT DELIVERED: the engine cannot be reached. It is sent again as soon as it can be;"
-                " from any shell: volley kill"
-            )
-            self.set_condition(
-                "kill",
-                Condition(
-                    "crit", text, "Send again", lambda: self.desk.registry.run("trading.kill")
-                ),
-            )
+            self._kill_pending = True
+            self._kill_unheard("the engine cannot be reached", flatten)
             return
-        self._kill_pending = None
+        finally:
+            overdue.cancel()
+        self._kill_pending = False
         self.set_condition("kill", None)
         self.show_panel("risk")
+
+    def _kill_unheard(self, why: str, flatten: bool) -> None:
+        text = f"KILL NOT CONFIRMED: {why}. It is sent again as soon as it can be; from any shell: volley kill"
+        again = Condition(
+            "crit", text, "Send again", lambda: self.desk.registry.run("trading.kill")
+        )
+        self.set_condition("kill", again)
+        if self.second_road is not None:
+            self.second_road(flatten)
+
+    def kill_latched(self) -> None:
+        """Tell that the second road was taken: the order lies where the engine looks before it sends anything."""
+        if "kill" in self.banner.conditions:
+            text = "KILL left in the home: the engine obeys as soon as it moves, and before it sends anything again."
+            again = Condition(
+                "crit", text, "Send again", lambda: self.desk.registry.run("trading.kill")
+            )
+            self.set_condition("kill", again)
 
     def _kill_flatten(self) -> None:
         self.open_dialog("confirm", {

@@ -17,6 +17,8 @@ from gui.table_model import Column, TableModel
 from gui.table_view import TableView, paint_empty
 from gui.theme import active
 
+CHARTS_AFTER_MS = 60  # pyqtgraph takes 0.3 s to import: first the window, and the engine's start
+
 
 class Caption(QLabel):
     """A small quiet label in the theme's muted ink (or another token's)."""

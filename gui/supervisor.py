@@ -52,12 +52,26 @@ class EngineAddress:
         return f"EngineAddress({self.url!r}, ours={self.ours})"
 
 
+def own_command(*arguments: str) -> list[str]:
+    """Return the command line that runs this program with ``arguments``, frozen or from source."""
+    if getattr(sys, "frozen", False):
+        return [sys.executable, *arguments]
+    return [sys.executable, str(Path(__file__).resolve().parent.parent / "main.py"), *arguments]
+
+
 def engine_command(home: Path, extra: Sequence[str] = ()) -> list[str]:
-    """Return the command line of an engine process, frozen or from source."""
-    head = [sys.executable]
-    if not getattr(sys, "frozen", False):
-        head.append(str(Path(__file__).resolve().parent.parent / "main.py"))
-    return [*head, "engine", "--home", str(home), "--lifeline", *extra]
+    """Return the command line of an engine process."""
+    return own_command("engine", "--home", str(home), "--lifeline", *extra)
+
+
+def kill_beside(home: Path, flatten: bool, done: Callable[[], None], parent: QObject) -> None:
+    """Kill by ``volley kill`` in a process of its own: past a hanging engine, or for its next start."""
+    process = QProcess(parent)
+    process.setProcessChannelMode(QProcess.ProcessChannelMode.ForwardedErrorChannel)
+    process.finished.connect(lambda status, _how: done() if status == 0 else None)
+    process.finished.connect(process.deleteLater)
+    line = own_command("kill", "--home", str(home), "--reason", "kill switch at the desk")
+    process.start(line[0], [*line[1:], *(["--flatten"] if flatten else [])])
 
 
 def backoff(restarts: int) -> float:

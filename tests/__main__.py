@@ -23,6 +23,9 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 NOTHING_COLLECTED: Final = 5  # pytest's exit status; with -k a run may well select nothing
 _COUNT: Final = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed|warnings?)\b")
+_CLOSING: Final = re.compile(
+    r"\b(passed|failed|errors?|skipped|deselected|no tests ran)\b.* in [\d.]+s\b"
+)
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _TAIL: Final = 4096
 
@@ -67,7 +70,7 @@ class Step:
 
     def _count(self, tail: bytes) -> None:
         lines = _COLOUR.sub("", tail.decode(errors="replace")).splitlines()
-        closing = next((line for line in reversed(lines) if " in " in line and "==" in line), "")
+        closing = next((line for line in reversed(lines) if _CLOSING.search(line)), "")
         for number, what in _COUNT.findall(closing):
             self.counts[what.rstrip("s") if what in {"errors", "warnings"} else what] += int(number)
 

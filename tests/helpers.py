@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -193,7 +192,7 @@ class ScriptedSession:
         self.asked_quotes: list[list[str]] = []
         self.asked_instruments: list[str] = []
         self.on_submit: Callable[[Order], None] = lambda _order: None
-        self.answers: deque[ExecutionReport | Exception | None] = deque([None])
+        self.answers: list[ExecutionReport | Exception | None] = [None]
         self.listed: list[ExecutionReport] = []
         self.prices: dict[str, Decimal] | Exception = {}
         self.instruments: dict[str, Instrument] | Exception = {}
@@ -222,7 +221,7 @@ class ScriptedSession:
     async def find(self, cl_ord_id: str) -> ExecutionReport | None:
         self.looked_up.append(cl_ord_id)
         await self.hold.wait()
-        answer = self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
         return answer

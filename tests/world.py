@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from decimal import Decimal
@@ -91,7 +92,6 @@ class World:
         self.path = path
         self.engine = engine
         self.http = http
-        self._commands = 0
 
     async def post(self, **fields: Any) -> httpx.Response:
         """Post a signal of schema v1, issued now."""
@@ -121,8 +121,7 @@ class World:
 
     async def try_command(self, command: str, **fields: Any) -> httpx.Response:
         """Give a command, whatever comes of it."""
-        self._commands += 1
-        document = {"id": f"c-{self._commands}", "command": command, **fields}
+        document = {"id": uuid.uuid4().hex, "command": command, **fields}
         return await self.http.post("/v1/commands", json=document)
 
     async def command(self, command: str, **fields: Any) -> dict[str, Any]:

@@ -118,10 +118,10 @@ async def _volley(engine: TradingEngine, number: int) -> Round:
     record = engine.records[f"loadtest/{signal_id}"]
     async with asyncio.timeout(ANSWER_WITHIN_S):
         while record.waiting:  # noqa: ASYNC110 (the engine has no bell for this and needs none)
-            await asyncio.sleep(0.0005)
+            await asyncio.sleep(0.002)
         # Everything an order causes is counted: its fill by the order stream and its rows in the journal too.
         while any(state.working for state in engine.fleet.states.values()):  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.002)
     await engine.journal.flushed()
     stamps = record.stamps
     failures = sum(

@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
 ASK_WITHIN_S = 1.0
+ROUND_WITHIN_S = 3.0
 ASK_AGAIN_S = 5.0
 MOST_SYMBOLS = 500
 
@@ -73,17 +74,26 @@ class BrokerQuotes:
                 await self._round(list(self._symbols))
 
     async def _round(self, symbols: list[str]) -> None:
-        sessions = list(self._sessions())
-        answers = await asyncio.gather(
-            *(session.quotes(symbols) for session in sessions), return_exceptions=True
+        problems = await asyncio.gather(
+            *(self._take(session, symbols) for session in list(self._sessions()))
         )
-        problem = ""
-        for session, answer in zip(sessions, answers, strict=True):
-            if isinstance(answer, BrokerError):
-                problem = f"{session.account_id}: {answer}"
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                for symbol, price in answer.items():
-                    self._on_price(symbol, price)
-        self.problem = problem
+        self.problem = next((problem for problem in problems if problem), "")
+
+    async def _take(self, session: BrokerSession, symbols: list[str]) -> str:
+        """Take one venue's prices as soon as they are there; return what went wrong, if anything did.
+
+        Whatever happens to one venue stays its own: the others' prices are what their accounts trade by.
+        """
+        try:
+            async with asyncio.timeout(ROUND_WITHIN_S):
+                prices = await session.quotes(symbols)
+        except TimeoutError:
+            return f"{session.account_id}: no quotes within {ROUND_WITHIN_S:g} s"
+        except BrokerError as error:
+            return f"{session.account_id}: {error}"
+        except Exception as error:  # a fault of the adapter's must not end all polling
+            log.exception("quotes of %s", session.account_id)
+            return f"{session.account_id}: {error}"
+        for symbol, price in prices.items():
+            self._on_price(symbol, price)
+        return ""

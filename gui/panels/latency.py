@@ -7,7 +7,7 @@ from collections import deque
 from time import monotonic
 from typing import Any
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtGui import QResizeEvent, QShowEvent
 from PySide6.QtWidgets import QComboBox, QPushButton, QSplitter, QWidget
 
@@ -16,7 +16,7 @@ from engine.model import tables
 from gui import columns as col
 from gui import formatting as fmt
 from gui.desk import Desk
-from gui.panel import Caption, EmptyNote, Panel
+from gui.panel import CHARTS_AFTER_MS, Caption, EmptyNote, Panel
 from gui.table_model import Column, TableModel
 from gui.table_view import TableView
 from gui.theme import active
@@ -87,10 +87,12 @@ class LatencyPanel(Panel):
         """Build the charts the first time they are seen."""
         super().showEvent(event)
         if not self._parts:
-            self._build_charts()
+            QTimer.singleShot(CHARTS_AFTER_MS, self, self._build_charts)
         self._due = True
 
     def _build_charts(self) -> None:
+        if self._parts:
+            return
         from gui import charts
 
         time_plot = charts.plot(

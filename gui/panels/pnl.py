@@ -6,13 +6,14 @@ from bisect import bisect_left
 from time import monotonic
 from typing import Any
 
+from PySide6.QtCore import QTimer
 from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import QPushButton
 
 from engine.model import tables
 from gui import formatting as fmt
 from gui.desk import Desk
-from gui.panel import Caption, EmptyNote, Panel
+from gui.panel import CHARTS_AFTER_MS, Caption, EmptyNote, Panel
 
 SERIES = (("total", "P&L"), ("equity", "Equity"), ("realised", "Realised"), ("unrealised", "Open"))
 
@@ -60,10 +61,12 @@ class PnlPanel(Panel):
         """Build the chart the first time it is seen."""
         super().showEvent(event)
         if self._plot is None:
-            self._build_chart()
+            QTimer.singleShot(CHARTS_AFTER_MS, self, self._build_chart)
         self._due = True
 
     def _build_chart(self) -> None:
+        if self._plot is not None:
+            return
         from gui import charts
 
         self._plot = charts.plot(

@@ -115,11 +115,11 @@ class RiskPanel(TablePanel):
         text = "Kill progress"
         if rows:
             facts = (
-                f"{done} of {len(rows)} accounts done",
+                f"{done}/{len(rows)} accounts done",
                 f"{left} orders left",
-                f"{holding} still hold positions",
+                f"{holding} hold positions",
             )
-            text = "Kill progress    " + "   ·   ".join(facts)
+            text = "Kill: " + "  ·  ".join(facts)
         if self._summary.text() != text:
             self._summary.setText(text)
 

@@ -476,12 +476,8 @@ class ScriptedClient:
             self.signal(self.now - timedelta(seconds=age), state)
             for age, state in zip(ages, states, strict=True)
         ]
-        for seconds in (14, 6, 2):
-            rows.append(
-                self.signal(
-                    self.now - timedelta(seconds=seconds), "held" if seconds != 2 else "accepted"
-                )
-            )
+        fresh = ((14, "held"), (6, "held"), (2, "accepted"))
+        rows += [self.signal(self.now - timedelta(seconds=age), state) for age, state in fresh]
         for number in range(300):
             signal = rnd.choice(rows[-12:])
             status = rnd.choices(

@@ -256,11 +256,32 @@ async def test_a_kill_nobody_heard_is_said_and_sent_again(desk: DeskUnderTest) -
     desk.client.refuse = CommandRefused("NO_ENGINE", "no answer", 503)
     desk.desk.registry.run("trading.kill")
     await until(lambda: desk.window.banner.shown == "kill")
-    assert "NOT DELIVERED" in desk.window.banner.conditions["kill"].text
+    assert "NOT CONFIRMED" in desk.window.banner.conditions["kill"].text
     desk.client.refuse = None
     desk.store.on_link(ConnectionState.DISCONNECTED, "gone")
     desk.store.on_link(ConnectionState.CONNECTED, "back")
     await until(lambda: len(desk.sent("kill")) == 2 and "kill" not in desk.window.banner.conditions)
+
+
+async def test_a_kill_unanswered_for_a_second_takes_the_second_road(
+    desk: DeskUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = asyncio.Event()
+
+    async def hangs(_command: str, **_fields: Any) -> dict[str, Any]:
+        await answer.wait()
+        return {}
+
+    roads: list[bool] = []
+    monkeypatch.setattr(desk.client, "command", hangs)
+    desk.window.second_road = roads.append
+    desk.desk.registry.run("trading.kill")
+    await until(lambda: roads == [False])
+    assert "has not answered yet" in desk.window.banner.conditions["kill"].text
+    desk.window.kill_latched()
+    assert "left in the home" in desk.window.banner.conditions["kill"].text
+    answer.set()
+    await until(lambda: "kill" not in desk.window.banner.conditions)
 
 
 async def test_the_progress_of_a_kill_comes_to_the_front(desk: DeskUnderTest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from gui.supervisor import (
     EngineFailedError,
     Supervisor,
     engine_command,
+    kill_beside,
     read_address,
 )
 from tests.gui.conftest import until
@@ -28,7 +30,8 @@ from tests.gui.conftest import until
 CHILD = """
 import json, os, sys, datetime, pathlib
 home = pathlib.Path(sys.argv[1]); runs = home / "runs"
-runs.write_text(str(int(runs.read_text() or 0) + 1) if runs.exists() else "1")
+with runs.open("a") as file:
+    file.write("x")
 what = sys.argv[2]
 if what.isdigit():
     print("configuration: limits.collar_percent: expected a number", file=sys.stderr)
@@ -108,7 +111,7 @@ async def test_a_wrong_configuration_is_not_tried_again(make: Make, tmp_path: Pa
     assert caught.value.status == 2
     await until(lambda: heard.down)
     assert heard.down[0][1] is True
-    assert (tmp_path / "runs").read_text() == "1"
+    assert (tmp_path / "runs").read_text() == "x"
 
 
 async def test_crashes_are_followed_by_restarts_until_there_are_too_many(
@@ -117,11 +120,11 @@ async def test_crashes_are_followed_by_restarts_until_there_are_too_many(
     monkeypatch.setattr(sut, "backoff", lambda _n: 0.0)
     keeper, heard = make("9")
     await until(lambda: heard.down and heard.down[-1][1], 20)
-    assert (tmp_path / "runs").read_text() == str(sut.MOST_RESTARTS + 1)
+    assert len((tmp_path / "runs").read_text()) == sut.MOST_RESTARTS + 1
     assert "Restarting… trading is disarmed" in heard.down[0][0]
     assert [gave_up for _, gave_up in heard.down] == [False] * sut.MOST_RESTARTS + [True]
     keeper.again()
-    await until(lambda: int((tmp_path / "runs").read_text()) > sut.MOST_RESTARTS + 1, 10)
+    await until(lambda: len((tmp_path / "runs").read_text()) > sut.MOST_RESTARTS + 1, 10)
 
 
 async def test_a_home_that_is_held_is_attached_to(make: Make, tmp_path: Path) -> None:
@@ -150,6 +153,15 @@ async def test_a_program_that_is_not_there(make: Make) -> None:
     _, heard = make(command=["/no/such/engine"])
     await until(lambda: heard.down, 10)
     assert "exit 1" in heard.down[0][0]
+
+
+async def test_the_second_road_leaves_the_kill_in_the_home(qtbot: QtBot, tmp_path: Path) -> None:
+    done: list[bool] = []
+    parent = Store()
+    kill_beside(tmp_path, True, lambda: done.append(True), parent)
+    await until(lambda: done, 15)
+    (order,) = json.loads((tmp_path / "kill.json").read_text("utf-8"))
+    assert (order["command"], order["scope"], order["flatten"]) == ("kill", "all", True)
 
 
 def test_the_command_line_frozen_and_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

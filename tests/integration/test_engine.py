@@ -258,7 +258,7 @@ async def test_a_new_engine_is_disarmed(tmp_path, sim: SimBroker) -> None:
 async def test_fills_update_positions_and_profit_exactly(tmp_path, sim: SimBroker) -> None:
     sizing = {"method": "signal"}
     accounts = [alpaca(1, url(sim), sizing=sizing), paper(1, sizing=sizing)]
-    truth = {"A-001": Position("A-001", "AAPL"), "P-001": Position("P-001", "AAPL")}
+    truth = {"A-001": Position("A-001", "BTCUSDT"), "P-001": Position("P-001", "BTCUSDT")}
     trades = [
         ("buy", "3", "100.00"), ("buy", "2", "101.37"), ("sell", "4", "103.11"), ("sell", "4", "99.02"),
         ("sell", "0.5", "98.765"), ("buy", "3.5", "97.01"), ("buy", "7", "97.77"), ("close", None, "96.5"),
@@ -266,22 +266,22 @@ async def test_fills_update_positions_and_profit_exactly(tmp_path, sim: SimBroke
     ]  # fmt: skip
     async with world(tmp_path, accounts, limits={"collar_percent": "50"}) as w:
         for number, (action, quantity, price) in enumerate(trades):
-            sim.venue.market.pin("AAPL", Decimal(price))
-            w.engine.set_prices({"AAPL": Decimal(price)})
+            sim.venue.market.pin("BTCUSDT", Decimal(price))
+            w.engine.set_prices({"BTCUSDT": Decimal(price)})
             more = {} if quantity is None else {"quantity": quantity}
-            detail = await w.send(id=f"t-{number}", action=action, **more)
+            detail = await w.send(id=f"t-{number}", action=action, symbol="BTCUSDT", **more)
             orders = [w.order(detail, account) for account in truth]
             await eventually(lambda now=orders: all(o.status is OrderStatus.FILLED for o in now))
             for order in orders:
                 truth[order.account].apply(order.side, order.order_qty, Decimal(price))
-                held = w.engine.keeper.get(order.account, "AAPL")
+                held = w.engine.keeper.get(order.account, "BTCUSDT")
                 expected = truth[order.account]
                 assert (held.qty, held.cash) == (expected.qty, expected.cash)
                 assert held.realised == expected.realised
         money = sim.venue.accounts["KEY001"].money
         assert money.cash == 100_000 + truth["A-001"].cash
-        assert money.positions["AAPL"].qty == truth["A-001"].qty == Decimal("-1.25")
-        assert money.positions["AAPL"].realised == truth["A-001"].realised
+        assert money.positions["BTCUSDT"].qty == truth["A-001"].qty == Decimal("-1.25")
+        assert money.positions["BTCUSDT"].realised == truth["A-001"].realised
         fills = await w.rows("fills")
         assert len(fills) == 2 * len(trades)
         assert len({fill["key"] for fill in fills}) == len(fills)
@@ -292,7 +292,7 @@ async def test_fills_update_positions_and_profit_exactly(tmp_path, sim: SimBroke
                 for fill in fills if fill["account"] == account
             )  # fmt: skip
             assert cash == expected.cash
-        w.engine.set_prices({"AAPL": Decimal(90)})
+        w.engine.set_prices({"BTCUSDT": Decimal(90)})
         rows = {row["account"]: row for row in await w.rows("positions")}
         unrealised = truth["A-001"].unrealised(Decimal(90))
         assert Decimal(rows["A-001"]["unrealised"]) == round(unrealised, 2)

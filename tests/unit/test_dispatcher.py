@@ -1,0 +1,85 @@
+"""The fan-out: each order to its own lane, nobody always last, the loop never held for long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+from engine.execution import dispatcher as module
+from engine.execution.dispatcher import Dispatcher
+from engine.execution.lane import Lane
+from engine.execution.rate_limit import RateLimit, TokenBucket
+from engine.model.order import Order
+from tests.helpers import HandClock, ScriptedSession, eventually, make_order
+
+
+class Floor:
+    """A dispatcher with a lane per account; ``sent`` in the order of submission over all of them."""
+
+    def __init__(self, *accounts: str) -> None:
+        self.dispatcher = Dispatcher()
+        self.sent: list[Order] = []
+        clock = HandClock()
+        for account in accounts:
+            session = ScriptedSession(account)
+            session.on_submit = self.sent.append
+            limit = RateLimit(TokenBucket(1e9, 1e9, clock.monotonic_ns()))
+            lane = Lane(session, limit, clock, lambda _order: None, lambda *_denied: None)
+            self.dispatcher.lanes[account] = lane
+
+    def fan_out(self, name: str) -> list[Order]:
+        orders = [make_order(f"{name}-{a}", account=a) for a in self.dispatcher.lanes]
+        self.dispatcher.dispatch(orders)
+        return orders
+
+
+async def test_every_order_goes_to_its_own_account():
+    floor = Floor("A", "B", "C")
+    orders = floor.fan_out("s")
+    assert Counter(order.cl_ord_id for order in floor.sent) == Counter(o.cl_ord_id for o in orders)
+    for account, lane in floor.dispatcher.lanes.items():
+        assert [order.account for order in lane.session.submitted] == [account]
+
+
+async def test_the_account_served_first_rotates():
+    accounts = [f"A{number}" for number in range(5)]
+    floor = Floor(*accounts)
+    places: dict[str, Counter[int]] = {account: Counter() for account in accounts}
+    for number in range(20):
+        floor.sent.clear()
+        floor.fan_out(f"s{number}")
+        for place, order in enumerate(floor.sent):
+            places[order.account][place] += 1
+    # Over 20 signals each of five accounts had each of the five places four times.
+    assert all(counts == dict.fromkeys(range(5), 4) for counts in places.values())
+
+
+async def test_orders_of_one_account_keep_their_order_over_many_fan_outs():
+    floor = Floor(*(f"A{number}" for number in range(100)))
+    for number in range(10):
+        floor.fan_out(f"s{number}")
+    await eventually(lambda: len(floor.sent) == 1000)
+    for account, lane in floor.dispatcher.lanes.items():
+        sent = [order.cl_ord_id for order in lane.session.submitted]
+        assert sent == [f"s{number}-{account}" for number in range(10)]
+
+
+async def test_a_large_fan_out_lets_the_loop_turn():
+    accounts = [f"A{number}" for number in range(3 * module.CHUNK + 1)]
+    floor = Floor(*accounts)
+    floor.fan_out("s")
+    turns = [len(floor.sent)]
+    while len(floor.sent) < len(accounts):
+        await asyncio.sleep(0)
+        turns.append(len(floor.sent))
+    assert turns == [module.CHUNK, 2 * module.CHUNK, 3 * module.CHUNK, len(accounts)]
+
+
+async def test_nothing_to_send_moves_nobody_s_turn():
+    floor = Floor("A", "B")
+    floor.dispatcher.dispatch([])
+    floor.fan_out("s1")
+    assert [order.account for order in floor.sent] == ["A", "B"]
+    floor.dispatcher.dispatch([])
+    floor.fan_out("s2")
+    assert [order.account for order in floor.sent[2:]] == ["B", "A"]

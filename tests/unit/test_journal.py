@@ -1,0 +1,564 @@
+"""The journal: what it acknowledged is there after a restart, and a failing disk stops everything loudly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from engine.errors import StoreError
+from engine.model.enums import ExecType, OrderStatus, OrderType, TimeInForce
+from engine.model.messages import Fill
+from engine.model.order import Order
+from engine.portfolio.marks import Marks
+from engine.portfolio.position_keeper import PositionKeeper
+from engine.stores.journal import Journal
+from engine.stores.journal_rows import SignalEntry
+from tests.helpers import MONDAY, HandClock, eventually, make_order, make_report, make_trade
+
+ROOT = Path(__file__).parents[2]
+STAMP = "2026-11-23T15:00:00.000000Z"
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    return tmp_path / "journal.sqlite3"
+
+
+@asynccontextmanager
+async def opened(path: Path, journal: Journal | None = None):
+    journal = journal or Journal(path)
+    await journal.open()
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+def entry(signal_id: str = "s-1", **fields) -> SignalEntry:
+    made = SignalEntry(
+        source="bot",
+        id=signal_id,
+        body_hash="hash",
+        body=b'{"symbol":"AAPL"}',
+        origin="api",
+        received_at=STAMP,
+        state="accepted",
+        code="",
+        message="",
+        plan={"first": "accepted", "orders": []},
+    )
+    return replace(made, **fields)
+
+
+def facts(order: Order) -> dict[str, object]:
+    """Return everything of an order that a restart must keep."""
+    kept = set(Order.__slots__) - {
+        "planned_ns", "send_before_ns", "first_byte_ns", "last_byte_ns", "acked_ns", "reference",
+    }  # fmt: skip
+    return {name: getattr(order, name) for name in kept}
+
+
+# Restart.
+
+
+async def test_a_restart_keeps_signals(path):
+    first = entry(plan={"first": "held", "held": ["A"], "n": "0.1"}, state="held")
+    second = entry(
+        "s-2", code="NO_ACCOUNTS", message="no account may act", state="refused", settled=True
+    )
+    async with opened(path) as journal:
+        assert await journal.commit_signal(first) is None
+        assert await journal.commit_signal(second) is None
+        assert (first.seq, second.seq) == (1, 2)
+        first.state, first.code, first.plan = (
+            "accepted",
+            "X",
+            {"first": "held", "orders": [["O-1"]]},
+        )
+        await journal.commit_plan(first)
+        journal.note_trace(1, {"durable": 5})
+        journal.note_state(2, "expired", "STALE", "too late")
+        journal.note_settled(1)
+    first = replace(first, trace={"durable": 5}, settled=True)
+    second = replace(second, state="expired", code="STALE", message="too late")
+    async with opened(path) as journal:
+        loaded = await journal.load()
+        assert loaded.signals == [first, second]
+        assert loaded.counts == {"signals": 2, "orders": 0, "fills": 0}
+        assert await journal.signal("bot", "s-1") == first
+        assert await journal.signal("bot", "s-9") is None
+        assert await journal.signal("else", "s-1") is None
+
+
+async def test_a_restart_keeps_orders_fills_and_positions_to_the_last_digit(path):
+    keeper = PositionKeeper(Marks(HandClock()))
+    working = make_order(
+        "W",
+        "sell",
+        "0.3",
+        order_type=OrderType.STOP_LIMIT,
+        time_in_force=TimeInForce.GTC,
+        limit_price=Decimal("101.250"),
+        stop_price=Decimal("0.00000001"),
+        source="bot",
+        signal_id="s-1",
+        strategy="breakout",
+        leg="close:AAPL",
+        reducing=True,
+    )
+    done = make_order("D", "buy", "3", created_at=MONDAY + timedelta(microseconds=1))
+    async with opened(path) as journal:
+        await journal.commit_order(done)
+        acknowledged = make_report(working, ExecType.NEW, order_id="b-1")
+        for order, reports in (
+            (working, [acknowledged, make_trade(working, "x1", "0.1", "1.123456789012")]),
+            (done, [make_trade(done, "x2", "1", "3.1"), make_trade(done, "x3", "2", "3.2")]),
+        ):
+            for report in reports:
+                fill = order.apply(report, MONDAY)
+                journal.note_order(order)
+                if fill:
+                    journal.note_fill(fill, keeper.apply(fill))
+        position = keeper.get("A-1", "AAPL")
+        position.stop_loss, position.take_profit = Decimal("1.5"), None
+        journal.note_position(position)
+    async with opened(path) as journal:
+        loaded = await journal.load()
+        assert {o.cl_ord_id: facts(o) for o in loaded.orders if o.status.working} == {
+            "W": facts(working)
+        }
+        (restored,) = (o for o in loaded.orders if o.cl_ord_id == "D")
+        assert facts(restored) | {"exec_ids": set()} == facts(done) | {"exec_ids": set()}
+        assert facts(await journal.order("D")) == facts(done)
+        assert await journal.order("nobody") is None
+        assert [fill.exec_id for fill in sorted(loaded.fills, key=lambda f: f.exec_id)] == [
+            "x1",
+            "x2",
+            "x3",
+        ]
+        assert all(isinstance(fill, Fill) and fill.at == MONDAY for fill in loaded.fills)
+        (kept,) = loaded.positions
+        for name in ("account", "symbol", "qty", "cash", "cost", "stop_loss", "take_profit"):
+            assert getattr(kept, name) == getattr(position, name), name
+        assert [o.cl_ord_id for o in await journal.orders_of("bot", "s-1")] == ["W"]
+        assert loaded.counts == {"signals": 0, "orders": 2, "fills": 3}
+
+
+async def test_the_same_execution_is_kept_once(path):
+    order, keeper = make_order(), PositionKeeper(Marks(HandClock()))
+    fill = order.apply(make_trade(order, "x1", "4"), MONDAY)
+    async with opened(path) as journal:
+        for _ in range(3):
+            journal.note_fill(fill, keeper.apply(fill))
+            await journal.flushed()
+        assert len((await journal.load()).fills) == 1
+
+
+async def test_a_restart_keeps_latches_days_and_commands(path):
+    async with opened(path) as journal:
+        await journal.commit_halt("all", "halted", "kill switch", STAMP, "operator")
+        await journal.commit_halt("account:A", "reducing", "", STAMP, "operator")
+        await journal.commit_halt("account:A", "halted", "loss", STAMP, "engine")
+        await journal.commit_halt("symbol:X", "halted", "", STAMP, "operator")
+        await journal.clear_halt("symbol:X")
+        await journal.clear_halt("never latched")
+        for day, baseline in (("2026-11-22", "1"), ("2026-11-23", "-0.10"), ("2026-11-23", "99")):
+            journal.note_day("A", day, Decimal(baseline))
+        assert await journal.commit_command("c-1", STAMP, {"command": "kill"}) is None
+        journal.note_result("c-1", {"result": "halted", "cancels": 3})
+        assert await journal.commit_command("c-2", STAMP, {"command": "rearm"}) is None
+        book = journal.book
+    async with opened(path) as journal:
+        assert journal.book == book
+        assert len(book) == 16
+        loaded = await journal.load()
+        assert {halt["scope"]: (halt["state"], halt["reason"], halt["by"]) for halt in loaded.halts} == {
+            "all": ("halted", "kill switch", "operator"),
+            "account:A": ("halted", "loss", "engine"),
+        }  # fmt: skip
+        assert loaded.days == [
+            ("A", "2026-11-23", Decimal("-0.10"))
+        ]  # a day's first baseline stands
+        earlier = await journal.commit_command("c-1", STAMP, {"command": "something else"})
+        assert earlier == {
+            "body": {"command": "kill"},
+            "result": {"result": "halted", "cancels": 3},
+        }
+        unfinished = await journal.commit_command("c-2", STAMP, {"command": "rearm"})
+        assert unfinished["result"] == {"result": "in progress"}
+
+
+async def test_two_homes_are_two_books(tmp_path):
+    async with opened(tmp_path / "a") as first, opened(tmp_path / "b") as second:
+        assert first.book != second.book
+
+
+async def test_the_same_key_again_gets_the_first_entry(path):
+    first = entry(body_hash="one", plan={"orders": [["O-1"]]})
+    async with opened(path) as journal:
+        assert await journal.commit_signal(first) is None
+        assert await journal.commit_signal(entry(body_hash="two", state="refused")) == first
+        assert await journal.commit_signal(entry("s-2")) is None
+        assert await journal.commit_signal(entry(source="else")) is None
+    async with opened(path) as journal:
+        assert await journal.commit_signal(entry(body_hash="three")) == first
+        assert len((await journal.load()).signals) == 3
+
+
+async def test_of_the_same_key_at_once_one_wins(path):
+    async with opened(path) as journal:
+        answers = await asyncio.gather(
+            *(journal.commit_signal(entry(body_hash=str(number))) for number in range(50))
+        )
+        assert [answer.body_hash if answer else None for answer in answers] == [None] + ["0"] * 49
+
+
+async def test_a_plan_may_be_as_large_as_a_fan_out(path):
+    plan = {"orders": [[f"O-{number}", f"A-{number}", "0.1"] for number in range(5000)]}
+    async with opened(path) as journal:
+        await journal.commit_signal(entry(plan=plan))
+    async with opened(path) as journal:
+        assert (await journal.signal("bot", "s-1")).plan == plan
+
+
+async def test_open_signals_are_loaded_however_old(path):
+    async with opened(path) as journal:
+        await journal.commit_signal(entry("old-open"))
+        await journal.commit_signal(entry("old-held", state="held", settled=True))
+        await journal.commit_signal(entry("old-done", settled=True))
+        commits = (journal.commit_signal(entry(f"s{n}", settled=True)) for n in range(2001))
+        await asyncio.gather(*commits)
+        loaded = await journal.load()
+        assert [signal.id for signal in loaded.signals[:3]] == ["old-open", "old-held", "s1"]
+        assert len(loaded.signals) == 2002
+        assert loaded.counts["signals"] == 2004
+
+
+# How it writes.
+
+
+class Watched(Journal):
+    """Counts commits; its connection can be told how many pages the file may have."""
+
+    def __init__(self, path: Path, pages: int | None = None) -> None:
+        super().__init__(path)
+        self.statements: list[str] = []
+        self._pages = pages
+
+    def _connect(self):
+        connection = super()._connect()
+        connection.set_trace_callback(self.statements.append)
+        if self._pages:
+            connection.execute(f"PRAGMA max_page_count={self._pages}")
+        return connection
+
+    def commits(self) -> int:
+        return self.statements.count("COMMIT")
+
+
+async def test_commits_that_come_together_share_a_transaction(path):
+    journal = Watched(path)
+    async with opened(path, journal):
+        before = journal.commits()
+        await asyncio.gather(*(journal.commit_signal(entry(f"s{n}")) for n in range(300)))
+        assert journal.commits() - before <= 30
+        assert len((await journal.load()).signals) == 300
+
+
+async def test_what_is_durable_is_in_the_file_when_the_call_returns(path):
+    async with opened(path) as journal:
+        await journal.commit_signal(entry())
+        await journal.commit_halt("all", "halted", "", STAMP, "operator")
+        with closing(sqlite3.connect(path)) as other:
+            assert other.execute("SELECT count(*) FROM signals").fetchone() == (1,)
+            assert other.execute("SELECT scope FROM halts").fetchone() == ("all",)
+            assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+async def test_every_change_of_an_order_costs_one_row(path):
+    journal, order = Watched(path), make_order(quantity="1000")
+    async with opened(path, journal):
+        before = journal.commits()
+        for number in range(500):
+            order.apply(make_trade(order, f"x{number}", "1"), MONDAY)
+            journal.note_order(order)
+        await journal.flushed()
+        assert journal.commits() - before <= 2
+        assert (await journal.order("O-1")).cum_qty == 500
+
+
+async def test_what_was_noted_is_written_by_itself_soon(path):
+    order = make_order()
+    journal = Watched(path)
+    async with opened(path, journal):
+        before = journal.commits()
+        journal.note_order(order)
+        await eventually(lambda: journal.commits() > before)
+        assert await journal.order("O-1") is not None
+
+
+async def test_a_row_is_as_it_was_when_noted_last(path):
+    """The writing thread never sees an order that changes under it."""
+    order = make_order()
+    async with opened(path) as journal:
+        journal.note_order(order)
+        flushed = asyncio.create_task(journal.flushed())
+        await asyncio.sleep(0)
+        order.status = OrderStatus.CANCELED  # not noted
+        await flushed
+        assert (await journal.order("O-1")).status is OrderStatus.PENDING_NEW
+
+
+# Pages.
+
+
+async def pages(journal: Journal, table: str, size: int, **where: str) -> list[list[dict]]:
+    found, after = [], None
+    while page := await journal.page(table, where, size, after):
+        found.append(page)
+        after = page[-1]["cursor"]
+    return found
+
+
+@pytest.fixture
+async def full(path):
+    """25 signals, orders and fills: three share each stamp, accounts and symbols alternate."""
+    keeper = PositionKeeper(Marks(HandClock()))
+    async with opened(path) as journal:
+        for number in range(25):
+            symbol = "AAPL" if number % 2 else "MSFT"
+            at = MONDAY + timedelta(seconds=number // 3)
+            state = "accepted" if number % 5 else "refused"
+            body = json.dumps({"symbol": symbol}).encode()
+            await journal.commit_signal(entry(f"s{number}", state=state, body=body))
+            order = make_order(
+                f"O-{number:02}", account=f"A-{number % 3}", symbol=symbol, created_at=at
+            )
+            fill = order.apply(make_trade(order, f"x|{number}", "10"), at)
+            journal.note_order(order)
+            journal.note_fill(fill, keeper.apply(fill))
+        await journal.flushed()
+        yield journal
+
+
+@pytest.mark.parametrize("table", ["signals", "orders", "fills"])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 25, 100])
+async def test_pages_hold_every_row_once_newest_first(full, table, size):
+    key, order = {
+        "signals": ("seq", "seq"),
+        "orders": ("cl_ord_id", "created_at"),
+        "fills": ("exec_id", "at"),
+    }[table]
+    found = await pages(full, table, size)
+    rows = [row for page in found for row in page]
+    assert [len(page) for page in found[:-1]] == [size] * (len(found) - 1)
+    assert len({row[key] for row in rows}) == len(rows) == 25
+    assert [row[order] for row in rows] == sorted((row[order] for row in rows), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("table", "where", "count"),
+    [
+        ("signals", {"status": "refused"}, 5),
+        ("signals", {"symbol": "AAPL"}, 12),
+        ("signals", {"symbol": "AAPL", "status": "refused"}, 2),
+        ("orders", {"account": "A-0"}, 9),
+        ("orders", {"account": "A-0", "symbol": "MSFT"}, 5),
+        ("orders", {"status": "filled"}, 25),
+        ("orders", {"status": "new"}, 0),
+        ("fills", {"symbol": "AAPL"}, 12),
+        ("fills", {"account": "A-9"}, 0),
+        ("fills", {"account": "' OR 1=1 --"}, 0),
+    ],
+)
+async def test_pages_of_some(full, table, where, count):
+    assert sum(len(page) for page in await pages(full, table, 4, **where)) == count
+
+
+async def test_new_rows_do_not_move_the_pages_after(full):
+    first = await full.page("signals", {}, 5, None)
+    await full.commit_signal(entry("newer"))
+    second = await full.page("signals", {}, 5, first[-1]["cursor"])
+    assert [row["seq"] for row in first + second] == list(range(25, 15, -1))
+
+
+@pytest.mark.parametrize("cursor", ["x", "|", "²|1", "-1|-1", "'; DROP TABLE signals"])
+@pytest.mark.parametrize("table", ["signals", "orders", "fills"])
+async def test_a_cursor_of_somebody_s_own_making_harms_nothing(full, table, cursor):
+    with suppress(StoreError):
+        assert isinstance(await full.page(table, {}, 5, cursor), list)
+    assert full.failed == ""
+    assert len(await full.page(table, {}, 100, None)) == 25
+
+
+# Failures.
+
+
+async def test_a_query_that_fails_says_nothing_about_the_writes(path):
+    async with opened(path) as journal:
+        await journal.commit_signal(entry())
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("UPDATE signals SET plan = 'no JSON'")
+            other.commit()
+        with pytest.raises(StoreError):
+            await journal.signal("bot", "s-1")
+        assert journal.failed == ""
+        assert await journal.commit_signal(entry("s-2")) is None
+
+
+async def test_a_full_disk_stops_the_journal_once_and_loses_nothing_acknowledged(path):
+    journal = Watched(path)
+    told: list[str] = []
+    journal.on_failure = told.append
+    acknowledged = []
+    async with opened(path, journal):
+        await journal.commit_signal(entry("s-0", body=b"x" * 4000))
+        acknowledged.append("s-0")
+        await journal._do(
+            lambda connection: connection.execute("PRAGMA max_page_count=60") and None
+        )
+        answers = await asyncio.gather(
+            *(journal.commit_signal(entry(f"s-{n}", body=b"x" * 4000)) for n in range(1, 200)),
+            return_exceptions=True,
+        )
+        acknowledged += [f"s-{n}" for n, answer in enumerate(answers, start=1) if answer is None]
+        refused = [answer for answer in answers if answer is not None]
+        assert refused
+        assert all(isinstance(answer, StoreError) for answer in refused)
+        assert "full" in journal.failed
+        assert told == [journal.failed]
+        # From now on nothing is promised any more.
+        journal.note_order(make_order())
+        for later in (
+            journal.commit_signal(entry("later")),
+            journal.commit_halt("all", "halted", "", STAMP, "operator"),
+            journal.flushed(),
+        ):
+            with pytest.raises(StoreError, match="full"):
+                await later
+        assert len(told) == 1
+    async with opened(path) as journal:
+        kept = {signal.id for signal in (await journal.load()).signals}
+        assert set(acknowledged) <= kept
+        assert "later" not in kept
+        assert await journal.commit_signal(entry("after the repair")) is None
+
+
+CHILD = """
+import asyncio, resource, sys
+from pathlib import Path
+from engine.errors import StoreError
+from engine.stores.journal import Journal
+from tests.unit.test_journal import entry
+
+async def main():
+    journal = Journal(Path(sys.argv[1]))
+    told = []
+    journal.on_failure = told.append
+    await journal.open()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, resource.RLIM_INFINITY))
+    number = 0
+    while number < 1000:
+        try:
+            await asyncio.wait_for(journal.commit_signal(entry(f"s-{number}", body=b"x" * 4000)), 10)
+        except StoreError as error:
+            print("failed", error, flush=True)
+            break
+        print("durable", f"s-{number}", flush=True)
+        number += 1
+    try:
+        await asyncio.wait_for(journal.commit_signal(entry("later")), 10)
+    except StoreError:
+        print("refused later", len(told), flush=True)
+    await asyncio.wait_for(journal.close(), 20)
+    print("closed", flush=True)
+
+asyncio.run(main())
+"""
+
+
+if sys.platform != "win32":
+
+    async def test_a_file_that_may_not_grow_loses_nothing_acknowledged(path):
+        child = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", CHILD, str(path)],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        lines = child.stdout.splitlines()
+        acknowledged = {line.split()[1] for line in lines if line.startswith("durable")}
+        assert 5 < len(acknowledged) < 1000, child.stderr
+        assert [line.split(" journal:")[0] for line in lines[len(acknowledged) :]] == [
+            "failed",
+            "refused later 1",
+            "closed",
+        ], child.stdout[-500:] + child.stderr
+        async with opened(path) as journal:
+            kept = {signal.id for signal in (await journal.load()).signals}
+            assert acknowledged <= kept
+            assert "later" not in kept
+
+
+async def refused(path: Path) -> str:
+    journal = Journal(path)
+    with pytest.raises(StoreError) as caught:
+        async with asyncio.timeout(10):
+            await journal.open()
+    await journal.close()
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+async def test_a_file_that_is_no_database(path):
+    path.write_bytes(b"this is not SQLite " * 1000)
+    assert "not a database" in await refused(path)
+    assert path.read_bytes().startswith(b"this is not SQLite")
+
+
+async def test_a_damaged_file(path):
+    async with opened(path) as journal:
+        commits = (journal.commit_signal(entry(f"s{n}", body=b"y" * 3000)) for n in range(300))
+        await asyncio.gather(*commits)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        for page in range(size // 4096 // 4, size // 4096 // 2):
+            file.seek(page * 4096)
+            file.write(b"\xff" * 512)
+    message = await refused(path)
+    assert "check" in message or "malformed" in message
+
+
+async def test_a_directory_that_cannot_be_written(tmp_path):
+    assert "unable to open" in await refused(tmp_path / "not there" / "journal.sqlite3")
+
+
+async def test_a_file_of_another_version(path):
+    async with opened(path) as journal:
+        await journal.commit_signal(entry())
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
+        other.commit()
+    assert "its schema is version 2, this build reads version 1" in await refused(path)
+
+
+async def test_a_closed_journal_can_be_closed_again(path):
+    journal = Journal(path)
+    await journal.close()  # never opened
+    await journal.open()
+    await journal.close()
+    await journal.close()

@@ -1,0 +1,221 @@
+"""One account's lane: order, exits first, limits at the last moment, retries of what never left, closing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from engine.execution.lane import MOST_TRIES, Lane
+from engine.execution.rate_limit import RateLimit, TokenBucket
+from engine.model.order import Order
+from tests.helpers import HandClock, ScriptedSession, eventually, make_order
+
+
+class Road:
+    """A lane with everything around it in the test's hands."""
+
+    def __init__(self, rate: float = 1000, burst: float = 1000) -> None:
+        self.clock = HandClock()
+        self.session = ScriptedSession()
+        self.denied: list[tuple[str, str]] = []
+        self.sentences: list[str] = []
+        self.forbidden: tuple[str, str] | None = None
+        limit = RateLimit(TokenBucket(rate, burst, self.clock.monotonic_ns()))
+        self.lane = Lane(self.session, limit, self.clock, lambda _order: self.forbidden, self._deny)
+
+    def _deny(self, order: Order, code: str, text: str) -> None:
+        self.denied.append((order.cl_ord_id, code))
+        self.sentences.append(text)
+
+    def put(self, *names: str, **fields) -> list[Order]:
+        orders = [make_order(name, **fields) for name in names]
+        for order in orders:
+            self.lane.put(order)
+        return orders
+
+    def sent(self) -> list[str]:
+        return [order.cl_ord_id for order in self.session.submitted]
+
+    def deadline(self, seconds: float) -> int:
+        return self.clock.monotonic_ns() + int(seconds * 1e9)
+
+
+@pytest.fixture
+async def road():
+    made = Road()
+    yield made
+    made.lane.close()
+
+
+@pytest.fixture
+async def slow_road():
+    """One order a second of the hand-moved clock."""
+    made = Road(rate=1, burst=1)
+    yield made
+    made.lane.close()
+
+
+async def test_orders_leave_in_the_order_they_came(road):
+    road.put("1", "2", "3")
+    assert road.sent() == ["1", "2", "3"]
+    assert len(road.lane) == 0
+
+
+async def test_what_cannot_leave_yet_waits_and_keeps_its_order(road):
+    road.session.is_ready = False
+    road.put("1", "2", "3")
+    assert road.sent() == []
+    assert len(road.lane) == 3
+    road.session.is_ready = True
+    road.lane.pump()
+    assert road.sent() == ["1", "2", "3"]
+
+
+async def test_exits_leave_before_entries(road):
+    road.session.is_ready = False
+    road.put("entry-1", "entry-2")
+    road.put("exit", side="sell", reducing=True)
+    road.session.is_ready = True
+    road.lane.pump()
+    assert road.sent() == ["exit", "entry-1", "entry-2"]
+
+
+async def test_a_session_that_takes_one_at_a_time_gets_one_at_a_time(road):
+    def busy(_order: Order) -> None:
+        road.session.is_ready = False
+
+    road.session.on_submit = busy
+    road.put("1", "2")
+    assert road.sent() == ["1"]
+    road.session.is_ready = True
+    road.lane.pump()
+    assert road.sent() == ["1", "2"]
+
+
+async def test_the_rate_holds_orders_back_and_the_lane_wakes_by_itself(slow_road):
+    slow_road.put("1", "2")
+    assert slow_road.sent() == ["1"]
+    slow_road.clock.advance(0.9)
+    slow_road.lane.pump()
+    assert slow_road.sent() == ["1"]
+    slow_road.clock.advance(0.1)
+    await eventually(lambda: slow_road.sent() == ["1", "2"])
+
+
+@pytest.mark.parametrize(("late_ns", "leaves"), [(-1, True), (0, True), (1, False)])
+async def test_an_order_leaves_until_its_deadline_and_not_after(road, late_ns, leaves):
+    road.session.is_ready = False
+    road.put("1", quantity="10")
+    (order,) = road.lane._queue
+    order.send_before_ns = road.deadline(5)
+    road.clock.advance_ns(5_000_000_000 + late_ns)
+    road.session.is_ready = True
+    road.lane.pump()
+    assert road.sent() == (["1"] if leaves else [])
+    assert road.denied == ([] if leaves else [("1", "STALE")])
+
+
+async def test_how_late_is_told(road):
+    order = make_order("1")
+    order.send_before_ns = road.deadline(-2.5)
+    road.lane.put(order)
+    assert road.sentences == ["2.5 s past its age limit before it could leave"]
+
+
+async def test_an_order_expires_by_itself_while_the_session_is_away(road):
+    road.session.is_ready = False
+    order = make_order("1")
+    order.send_before_ns = road.deadline(0.01)
+    road.lane.put(order)
+    road.clock.advance(1)
+    await eventually(lambda: road.denied == [("1", "STALE")])
+    assert len(road.lane) == 0
+
+
+async def test_an_order_without_a_deadline_never_expires(road):
+    road.session.is_ready = False
+    road.put("1")
+    road.clock.advance(1e6)
+    road.session.is_ready = True
+    road.lane.pump()
+    assert road.sent() == ["1"]
+
+
+async def test_a_halt_between_the_queue_and_the_first_byte_stops_everything_queued(road):
+    road.session.is_ready = False
+    road.put("1", "2", "3")
+    road.forbidden = ("HALTED", "all is halted")
+    road.lane.pump()  # not even a connection is needed to be refused
+    assert road.denied == [("1", "HALTED"), ("2", "HALTED"), ("3", "HALTED")]
+    road.forbidden = None
+    road.session.is_ready = True
+    road.lane.pump()
+    assert road.sent() == []
+
+
+async def test_a_refused_order_uses_up_no_rate(slow_road):
+    slow_road.forbidden = ("HALTED", "")
+    slow_road.put("1", "2")
+    slow_road.forbidden = None
+    slow_road.put("3")
+    assert slow_road.sent() == ["3"]
+
+
+async def test_what_never_left_is_tried_three_times_in_all(road):
+    tries = []
+
+    def not_a_byte_left(order: Order) -> None:
+        tries.append(order.cl_ord_id)
+        order.text = "connection refused"
+        road.lane.put_back(order)
+
+    road.session.on_submit = not_a_byte_left
+    road.put("1")
+    await eventually(lambda: road.denied)
+    assert tries == ["1"] * MOST_TRIES == ["1"] * 3
+    assert road.denied == [("1", "NOT_SENT")]
+    assert road.sentences == ["not a byte left in 3 tries: connection refused"]
+    assert len(road.lane) == 0
+
+
+async def test_what_is_put_back_goes_before_what_came_later(road):
+    road.session.is_ready = False
+    road.put("2", "3")
+    road.lane.put_back(make_order("1"))
+    road.session.is_ready = True
+    await eventually(lambda: len(road.sent()) == 3)
+    assert road.sent() == ["1", "2", "3"]
+
+
+async def test_what_is_put_back_too_late_is_denied(road):
+    order = make_order("1")
+    order.send_before_ns = road.deadline(1)
+    road.clock.advance(2)
+    road.lane.put_back(order)
+    await eventually(lambda: road.denied == [("1", "STALE")])
+    assert road.sent() == []
+
+
+async def test_one_queued_order_can_be_taken_out(road):
+    road.session.is_ready = False
+    first, second, third = road.put("1", "2", "3")
+    assert road.lane.deny(second, "CANCELED_BY_OPERATOR", "by hand")
+    assert not road.lane.deny(second, "CANCELED_BY_OPERATOR", "by hand")
+    assert not road.lane.deny(make_order("4"), "X", "")
+    road.session.is_ready = True
+    road.lane.pump()
+    assert road.session.submitted == [first, third]
+    assert road.denied == [("2", "CANCELED_BY_OPERATOR")]
+    assert not road.lane.deny(first, "X", "")
+
+
+async def test_closing_denies_what_waits_and_leaves_no_timer(slow_road):
+    slow_road.put("1", "2", "3")
+    assert slow_road.lane.deny_all("INACTIVE", "taken out of service") == 2
+    assert slow_road.denied == [("2", "INACTIVE"), ("3", "INACTIVE")]
+    slow_road.lane.close()
+    slow_road.clock.advance(60)
+    await asyncio.sleep(0)
+    assert slow_road.lane._timer is None
+    assert slow_road.sent() == ["1"]

@@ -1,0 +1,230 @@
+"""What became of an order: asked until it is proven, believed absent only after the settling time, and twice."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from engine.errors import BrokerUnavailable
+from engine.execution import reconciler as module
+from engine.execution.reconciler import MOST_LOOK_UPS, Reconciler
+from engine.model.enums import ExecType, OrderStatus
+from engine.model.messages import ExecutionReport
+from engine.model.order import Order
+from tests.helpers import (
+    CAPABILITIES,
+    HandClock,
+    ScriptedSession,
+    eventually,
+    make_order,
+    make_report,
+    make_state,
+)
+
+
+class Desk:
+    """A reconciler over a scripted session; reports go through the order as in the engine."""
+
+    def __init__(self, settle_s: float = 0.0) -> None:
+        self.clock = HandClock()
+        self.session = ScriptedSession(capabilities=replace(CAPABILITIES, settle_s=settle_s))
+        self.reports: list[ExecutionReport] = []
+        self.absent: list[str] = []
+        self.orders: dict[str, Order] = {}
+        self.reconciler = Reconciler(self.clock, self._report, self._absent)
+
+    def _report(self, report: ExecutionReport) -> None:
+        self.reports.append(report)
+        if order := self.orders.get(report.cl_ord_id):
+            order.apply(report, self.clock.now())
+
+    def _absent(self, order: Order) -> None:
+        self.absent.append(order.cl_ord_id)
+
+    def order(self, cl_ord_id: str = "O-1", status: OrderStatus = OrderStatus.UNKNOWN) -> Order:
+        order = self.orders[cl_ord_id] = make_order(cl_ord_id)
+        order.status, order.first_byte_ns = status, 1
+        return order
+
+    def looked_up(self) -> int:
+        return len(self.session.looked_up)
+
+    async def done(self) -> None:
+        await eventually(lambda: not self.reconciler._resolving)
+
+
+@pytest.fixture
+async def desk(monkeypatch):
+    monkeypatch.setattr(module, "LOOK_UP_AGAIN_S", 0.001)
+    made = Desk()
+    yield made
+    await made.reconciler.stop()
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("resolve-")]
+
+
+async def test_what_the_broker_has_is_reported(desk):
+    order = desk.order()
+    desk.session.answers = [make_report(order, ExecType.STATUS, OrderStatus.NEW, order_id="b-1")]
+    desk.reconciler.resolve(order, desk.session)
+    await desk.done()
+    assert order.status is OrderStatus.NEW
+    assert desk.looked_up() == 1
+    assert desk.absent == []
+
+
+async def test_absent_is_believed_the_second_time(desk):
+    desk.reconciler.resolve(desk.order(), desk.session)
+    await desk.done()
+    assert desk.looked_up() == 2
+    assert desk.absent == ["O-1"]
+    assert desk.reports == []
+
+
+async def test_seen_at_the_second_look_is_not_absent(desk):
+    order = desk.order()
+    desk.session.answers.append(make_report(order, ExecType.STATUS, OrderStatus.NEW))
+    desk.reconciler.resolve(order, desk.session)
+    await desk.done()
+    assert (desk.absent, order.status) == ([], OrderStatus.NEW)
+
+
+async def test_not_found_counts_only_after_the_settling_time(monkeypatch):
+    monkeypatch.setattr(module, "LOOK_UP_AGAIN_S", 0.001)
+    desk = Desk(settle_s=0.002)
+    desk.reconciler.resolve(desk.order(), desk.session)
+    await eventually(lambda: desk.looked_up() >= 6)
+    assert desk.absent == []  # however often it was asked: no time has passed
+    desk.clock.advance_ns(1_999_999)
+    looked_up = desk.looked_up()
+    await eventually(lambda: desk.looked_up() >= looked_up + 2)
+    assert desk.absent == []
+    desk.clock.advance_ns(1)
+    await desk.done()
+    assert desk.absent == ["O-1"]
+
+
+async def test_the_stream_may_be_faster(desk, monkeypatch):
+    monkeypatch.setattr(module, "LOOK_UP_AGAIN_S", 0.2)
+    order = desk.order()
+    desk.reconciler.resolve(order, desk.session)
+    await eventually(lambda: desk.looked_up() == 1)
+    desk._report(make_report(order, ExecType.NEW, order_id="b-1"))
+    await desk.done()
+    assert desk.looked_up() == 1
+    assert desk.absent == []
+    assert order.status is OrderStatus.NEW
+
+
+async def test_a_failed_look_up_is_told_and_tried_again_and_proves_nothing(desk):
+    order = desk.order()
+    desk.session.answers.clear()
+    desk.session.answers.extend(
+        [None, BrokerUnavailable("no route"), BrokerUnavailable("no route"), None]
+    )
+    desk.reconciler.resolve(order, desk.session)
+    await eventually(lambda: order.text)
+    assert order.text == "looking it up failed: no route"
+    await desk.done()
+    assert desk.looked_up() == 4
+    assert desk.absent == ["O-1"]
+
+
+async def test_it_gives_up_after_a_while_and_says_so(desk, caplog):
+    desk.session.answers = [BrokerUnavailable("down")]
+    order = desk.order()
+    desk.reconciler.resolve(order, desk.session)
+    await desk.done()
+    assert desk.looked_up() == MOST_LOOK_UPS
+    assert order.status is OrderStatus.UNKNOWN
+    assert desk.absent == []
+    assert "order O-1 of A-1 stays unknown" in caplog.text
+
+
+async def test_one_look_up_an_order_at_a_time(desk):
+    order, other = desk.order(), desk.order("O-2")
+    desk.session.hold.clear()
+    for _ in range(5):
+        desk.reconciler.resolve(order, desk.session)
+    desk.reconciler.resolve(other, desk.session)
+    await eventually(lambda: desk.looked_up() == 2)
+    assert sorted(desk.session.looked_up) == ["O-1", "O-2"]
+    desk.session.hold.set()
+    await desk.done()
+    assert sorted(desk.absent) == ["O-1", "O-2"]
+    desk.reconciler.resolve(order, desk.session)  # later it may be asked for again
+    await desk.done()
+    assert desk.absent.count("O-1") == 2
+
+
+async def test_stopping_ends_look_ups_wherever_they_are(desk):
+    desk.session.hold.clear()
+    for number in range(10):
+        desk.reconciler.resolve(desk.order(f"O-{number}"), desk.session)
+    await eventually(lambda: desk.looked_up() == 10)
+    await desk.reconciler.stop()
+    assert desk.reconciler._resolving == {}
+    assert (desk.reports, desk.absent) == ([], [])
+
+
+async def test_an_order_that_is_proven_already_is_not_looked_up(desk):
+    desk.reconciler.resolve(desk.order(status=OrderStatus.NEW), desk.session)
+    await desk.done()
+    assert desk.looked_up() == 0
+
+
+# A connection comes up.
+
+
+def state_of(*orders: Order):
+    state = make_state()
+    state.working = {order.cl_ord_id: order for order in orders}
+    return state
+
+
+async def test_working_orders_are_brought_up_to_the_broker_s_list(desk):
+    order = desk.order(status=OrderStatus.NEW)
+    desk.session.listed = [
+        make_report(order, ExecType.STATUS, OrderStatus.PENDING_CANCEL, order_id="b-1"),
+        ExecutionReport("A-1", "", ExecType.STATUS, order_id="b-7"),
+        ExecutionReport("A-1", "by-hand", ExecType.STATUS, order_id="b-8"),
+    ]
+    assert await desk.reconciler.reconcile(state_of(order), desk.session) == 2  # not ours
+    assert order.status is OrderStatus.PENDING_CANCEL
+    assert desk.looked_up() == 0
+
+
+async def test_an_order_listed_only_under_the_broker_s_id_is_ours(desk):
+    order = desk.order(status=OrderStatus.NEW)
+    order.order_id = "b-1"
+    desk.session.listed = [ExecutionReport("A-1", "", ExecType.STATUS, order_id="b-1")]
+    assert await desk.reconciler.reconcile(state_of(order), desk.session) == 0
+    assert len(desk.reports) == 1
+
+
+async def test_what_is_not_listed_is_looked_up(desk):
+    gone, lost = desk.order("O-1", OrderStatus.NEW), desk.order("O-2", OrderStatus.UNKNOWN)
+    desk.session.answers = [make_report(gone, ExecType.CANCELED, OrderStatus.CANCELED)]
+    assert await desk.reconciler.reconcile(state_of(gone), desk.session) == 0
+    assert gone.status is OrderStatus.CANCELED
+    desk.session.answers = [None]
+    await desk.reconciler.reconcile(state_of(lost), desk.session)
+    await desk.done()
+    assert desk.absent == ["O-2"]
+
+
+async def test_an_order_once_proven_and_now_gone_is_left_to_a_person(desk):
+    order = desk.order(status=OrderStatus.PARTIALLY_FILLED)
+    await desk.reconciler.reconcile(state_of(order), desk.session)
+    assert order.status is OrderStatus.PARTIALLY_FILLED
+    assert order.text == "the broker no longer lists this order"
+    assert desk.absent == []
+
+
+async def test_an_order_that_has_not_left_is_none_of_the_broker_s_business(desk):
+    order = desk.order(status=OrderStatus.PENDING_NEW)
+    order.first_byte_ns = 0
+    assert await desk.reconciler.reconcile(state_of(order), desk.session) == 0
+    await desk.done()
+    assert (desk.looked_up(), desk.reports) == (0, [])
