@@ -429,6 +429,9 @@ def _show(key: str, value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        text = redact_url(value) if "://" in value or "@" in value else value
+        is_url = "://" in value or "@" in value
+        if key.endswith("_url") and not is_url:
+            return "***"  # where its password ends nobody can tell
+        text = redact_url(value) if is_url else value
         return json.dumps(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")
     return str(value)[:_SHOWN]

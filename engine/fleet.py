@@ -36,6 +36,7 @@ class FleetHooks:
 
     changed: Callable[[str], None]  # an account's row changed
     accounts_changed: Callable[[], None]  # who follows what changed
+    added: Callable[[AccountState], None]  # an account became known: it may have working orders
     connected: Callable[[AccountState], None]  # a session came up: reconcile
     alert: Callable[[str, str, str, str], None]  # severity, code, account, text
 
@@ -100,8 +101,6 @@ class Fleet:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for lane in self._dispatcher.lanes.values():
-            lane.close()
         await asyncio.gather(
             *(session.stop() for session in self.sessions.values()), return_exceptions=True
         )
@@ -166,8 +165,7 @@ class Fleet:
     async def _close(self, account_id: str) -> None:
         lane = self._dispatcher.lanes.pop(account_id, None)
         if lane is not None:
-            lane.deny_all("INACTIVE", "the account was taken out of service")
-            lane.close()
+            lane.close("INACTIVE", "the account was taken out of service")
         session = self.sessions.pop(account_id, None)
         if session is not None:
             await session.stop()
@@ -247,6 +245,7 @@ class Fleet:
         state = self.states.get(account.id)
         if state is None:
             state = self.states[account.id] = AccountState(account)
+            self._hooks.added(state)
             self._open(state)
         elif state.account == account:
             return 0

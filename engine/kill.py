@@ -46,9 +46,7 @@ class KillRun:
         self._touch_all()
         if self._flatten:
             # Exits are an operator's own orders: they pass the halt they belong to.
-            orders = self._desk.exits(self._scope, self._command_id)
-            await self._engine.journal.commit_orders(orders)
-            self._engine.send(orders, None, self._engine.clock.monotonic_ns() + 60_000_000_000)
+            await self._desk.send_by_hand(self._desk.exits(self._scope, self._command_id))
         self._task = self._engine.task(self._chase(), "kill")
         return count
 
@@ -70,15 +68,14 @@ class KillRun:
         ]
 
     def _cancel(self, state: AccountState) -> int:
-        session = self._engine.fleet.sessions.get(state.id)
         orders = self._working(state)
         asked = self._asked.setdefault(state.id, set())
         for order in orders:
-            if session is None:
+            if order.status is OrderStatus.PENDING_CANCEL and order.cl_ord_id in asked:
+                continue
+            if not self._engine.cancel(order, "HALTED", "the kill switch came before it left"):
                 self._errors[state.id] = "no broker session: cancel at the broker"
                 continue
-            if order.status is not OrderStatus.PENDING_CANCEL or order.cl_ord_id not in asked:
-                session.cancel(order)
             asked.add(order.cl_ord_id)
             self._canceled[order.cl_ord_id] = order
         return len(orders)

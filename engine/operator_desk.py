@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from engine.clock import rfc3339
-from engine.errors import BrokerError, CommandRefused
+from engine.errors import BrokerError, CommandRefused, StoreError
 from engine.kill import KillRun
 from engine.model import commands as c
 from engine.model import tables
@@ -144,18 +144,23 @@ class OperatorDesk:
 
     async def _approve(self, command: c.Approve) -> Result:
         record = self._record(command.signal)
+        await self._engine.prepare(record.signal)
         chosen = self._held(record, command.accounts)
         signal = _changed(record.signal, command)
-        plan = await self._plan(signal, Release(frozenset(chosen), command.scale))
+        plan = self._plan(signal, Release(frozenset(chosen), command.scale))
         if plan.code and not (plan.skipped or plan.refused):
             raise CommandRefused(plan.code, plan.message)
         for account in chosen:
             del record.held[account]
-        if record.state is SignalState.HELD and plan.orders:
-            record.state = SignalState.ACCEPTED
+        if record.state is SignalState.HELD:
+            if plan.orders:
+                record.state = SignalState.ACCEPTED
+            elif not record.held:
+                record.state = SignalState.REFUSED
+                record.code, record.message = plan.code, plan.message
         return await self._release(record, plan, "approved")
 
-    async def _plan(self, signal: Signal, release: Release) -> Plan:
+    def _plan(self, signal: Signal, release: Release) -> Plan:
         """Plan a release; when it comes to nothing the reasons per account are still told."""
         latch = self._engine.states.strictest(
             f"strategy:{signal.strategy}", f"symbol:{signal.symbol}"
@@ -174,6 +179,8 @@ class OperatorDesk:
             record.refused.pop(order.account, None)
         record.released = True
         engine.release_hold(record)
+        for order in plan.orders:
+            engine.orders.add(order)
         await engine.commit_record(record)
         # An operator's decision is as fresh as the moment it was made: the age limit starts anew.
         seconds = record.signal.valid_for_s or engine.config.signals.max_age_s
@@ -206,11 +213,12 @@ class OperatorDesk:
     async def _force(self, command: c.Force) -> Result:
         record = self._record(command.signal)
         engine = self._engine
+        await engine.prepare(record.signal)
         for account in command.accounts:
             if account not in engine.fleet.states:
                 raise CommandRefused("NOT_FOUND", f"no account {account}", 404)
             self._may_force(record, account)
-        plan = await self._plan(record.signal, Release(frozenset(command.accounts), forced=True))
+        plan = self._plan(record.signal, Release(frozenset(command.accounts), forced=True))
         if plan.code and not (plan.skipped or plan.refused):
             raise CommandRefused(plan.code, plan.message)
         for order in plan.orders:
@@ -265,14 +273,11 @@ class OperatorDesk:
 
     def _cancel_order(self, command: c.CancelOrder) -> Result:
         order = self._working(command.cl_ord_id)
-        if not order.was_sent and order.status is OrderStatus.PENDING_NEW:
-            lane = self._engine.dispatcher.lanes.get(order.account)
-            if lane is not None and lane.deny(
-                order, "CANCELED_BY_OPERATOR", "canceled by hand before it left"
-            ):
-                return {"result": "canceled", "cl_ord_id": order.cl_ord_id}
-        self._session(order.account).cancel(order)
-        return {"result": "requested", "cl_ord_id": order.cl_ord_id}
+        engine = self._engine
+        if not engine.cancel(order, "CANCELED_BY_OPERATOR", "canceled by hand before it left"):
+            raise CommandRefused("NOT_CONNECTED", f"account {order.account} has no broker session")
+        result = "canceled" if order.status.terminal else "requested"
+        return {"result": result, "cl_ord_id": order.cl_ord_id}
 
     def _session(self, account: str) -> Any:
         session = self._engine.fleet.sessions.get(account)
@@ -399,13 +404,15 @@ class OperatorDesk:
 
     async def _close_position(self, command: c.ClosePosition) -> Result:
         state = self._state(command.account)
+        if command.fraction != 1:  # a part is rounded to the instrument's lot
+            await self._engine.instruments.ensure(state.account.broker, command.symbol)
         order = self._exit(state, command.symbol, command.id, command.fraction)
         if order is None:
             raise CommandRefused(
                 "NO_POSITION",
                 f"{command.account} holds no {command.symbol} that is not being closed",
             )
-        await self._send_by_hand([order])
+        await self.send_by_hand([order])
         return {
             "result": "sent",
             "cl_ord_id": order.cl_ord_id,
@@ -429,9 +436,19 @@ class OperatorDesk:
         side = Side.SELL if quantity > 0 else Side.BUY
         return self._by_hand(state.id, symbol, side, abs(quantity), command_id, leg)
 
-    async def _send_by_hand(self, orders: list[Order]) -> None:
+    async def send_by_hand(self, orders: list[Order]) -> None:
+        """Make orders durable and send them, within a minute."""
         engine = self._engine
-        await engine.journal.commit_orders(orders)
+        for order in orders:
+            engine.orders.add(
+                order
+            )  # counts from now on: a second press finds nothing left to close
+        try:
+            await engine.journal.commit_orders(orders)
+        except StoreError:
+            for order in orders:
+                engine.orders.take_back(order)
+            raise
         deadline = engine.clock.monotonic_ns() + 60_000_000_000
         engine.send(orders, None, deadline)
 
@@ -439,7 +456,7 @@ class OperatorDesk:
         canceled = self.cancel_all(scope)
         orders = self.exits(scope, command_id)
         if orders:
-            await self._send_by_hand(orders)
+            await self.send_by_hand(orders)
         if canceled:
             self._engine.spawn(self.close_rest(canceled, command_id), f"flatten-{command_id}")
         self._engine.alert(
@@ -467,7 +484,7 @@ class OperatorDesk:
             if order is not None:
                 exits.append(order)
         if exits:
-            await self._send_by_hand(exits)
+            await self.send_by_hand(exits)
 
     def in_scope(
         self, scope: str, state: AccountState, symbol: str = "", strategy: str = ""
@@ -490,17 +507,12 @@ class OperatorDesk:
         """Cancel the working orders of a scope, those still queued at once; return what the brokers were asked for."""
         asked = []
         for state in self._engine.fleet.states.values():
-            session = self._engine.fleet.sessions.get(state.id)
-            lane = self._engine.dispatcher.lanes.get(state.id)
             for order in list(state.working.values()):
                 if not self.in_scope(scope, state, order.symbol, order.strategy):
                     continue
-                if lane is not None and lane.deny(
-                    order, "CANCELED_BY_OPERATOR", "canceled by hand before it left"
-                ):
-                    continue
-                if session is not None:
-                    session.cancel(order)
+                text = f"canceled with {scope} before it left"
+                self._engine.cancel(order, "CANCELED_BY_OPERATOR", text)
+                if order.status.working:
                     asked.append(order)
         return asked
 

@@ -112,7 +112,7 @@ class Planner:
         if problem is not None:
             plan.code, plan.message = problem
             return plan
-        prices = prices_of(signal, quote.price if quote else None)
+        prices = prices_of(signal, quote.price if quote and self._fresh(quote) else None)
         now = self._clock.now()
         ids = ClOrdIDs(self._book, signal.source, signal.id)
         worth = ZERO
@@ -154,15 +154,15 @@ class Planner:
         required = limits.price_reference == "required"
         if quote is None:
             return ("REF_MISSING", f"no price of {signal.symbol} is known") if required else None
-        age_ns = self._clock.monotonic_ns() - quote.at_ns
-        if age_ns > self._reference_max_age_ns:
-            if required:
-                most = float(limits.reference_max_age_s)
-                return (
-                    "REF_STALE",
-                    f"the newest price of {signal.symbol} is {age_ns / 1e9:.1f} s old > {most:g} s",
-                )
-            return None
+        if not self._fresh(quote):
+            if not required:
+                return None
+            age = (self._clock.monotonic_ns() - quote.at_ns) / 1e9
+            most = float(limits.reference_max_age_s)
+            return (
+                "REF_STALE",
+                f"the newest price of {signal.symbol} is {age:.1f} s old > {most:g} s",
+            )
         for price in (signal.limit_price, signal.stop_price):
             if price is not None and (
                 found := checks.collar(price, quote.price, limits.collar_percent)
@@ -171,6 +171,9 @@ class Planner:
         if signal.reference_price is not None:
             return checks.drift(quote.price, signal.reference_price, limits.collar_percent)
         return None
+
+    def _fresh(self, quote: Quote) -> bool:
+        return self._clock.monotonic_ns() - quote.at_ns <= self._reference_max_age_ns
 
     def _skip_reason(
         self,

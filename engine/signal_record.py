@@ -90,25 +90,25 @@ class SignalRecord:
 
     def receipt(self, body_hash: str | None = None) -> SignalReceipt:
         """Return the first outcome; with ``body_hash`` as the answer to a repeat."""
+        state, code, message = self.first
         repeated = body_hash is not None and body_hash == self.signal.body_hash
-        first = self.first_state
         return SignalReceipt(
             signal_id=self.signal.id,
             source=self.signal.source,
-            state=first,
-            code=self.code if first is SignalState.REFUSED else "",
-            message=self.message if first is SignalState.REFUSED else "",
+            state=SignalState(state),
+            code=code,
+            message=message,
             repeated=repeated,
             contradicted=body_hash is not None and not repeated,
         )
 
     @property
-    def first_state(self) -> SignalState:
-        """Return the state the sender was told: later rejection or expiry does not change that answer."""
-        if self.state in {SignalState.REJECTED, SignalState.EXPIRED}:
-            return SignalState.HELD
-        plan = self.entry.plan if self.entry else {}
-        return SignalState(plan.get("first", self.state))
+    def first(self) -> list[str]:
+        """Return state, code and sentence as the sender was told: nothing that came later changes that answer."""
+        if self.entry is not None:
+            told: list[str] = self.entry.plan["first"]
+            return told
+        return [self.state.value, self.code, self.message]
 
     def plan(self) -> dict[str, Any]:
         """Return the plan as the journal keeps it: every intent, and why every other account has none."""
@@ -116,9 +116,8 @@ class SignalRecord:
         for kind, table in (("skipped", self.skipped), ("refused", self.refused)):
             for account, (code, message) in table.items():
                 reasons.setdefault((kind, code, message), []).append(account)
-        first = self.entry.plan.get("first") if self.entry else None
         return {
-            "first": first or self.state.value,
+            "first": self.first,
             "orders": order_intents(self.orders.values()),
             "cancels": {
                 account: [order.cl_ord_id for order in orders]

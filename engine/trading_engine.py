@@ -16,7 +16,7 @@ from engine.clock import Clock, rfc3339
 from engine.config import Config, HookConfig
 from engine.documents import signal_document
 from engine.eligibility.index import EligibilityIndex
-from engine.errors import StoreError
+from engine.errors import InvalidSignal, StoreError
 from engine.execution.dispatcher import Dispatcher
 from engine.execution.order_manager import OrderManager
 from engine.execution.reconciler import Reconciler
@@ -125,7 +125,7 @@ class TradingEngine:
         for source in self.services:
             await source.stop()
         for lane in self.dispatcher.lanes.values():
-            lane.deny_all("NOT_SENT", "the engine stopped before it could leave")
+            lane.close("NOT_SENT", "the engine stopped before it could leave")
         for timer in self._holds.values():
             timer.cancel()
         await self.reports.stop()
@@ -212,6 +212,10 @@ class TradingEngine:
 
     async def take(self, signal: Signal, origin: str, received: int) -> SignalReceipt:
         """Carry a valid signal as far as durable and dispatched."""
+        if signal.source == OPERATOR:
+            raise InvalidSignal(
+                "NOT_ALLOWED", "source", f"source {OPERATOR} is kept for orders made by hand"
+            )
         key = signal.key
         while (waiting := self._inflight.get(key)) is not None:
             await asyncio.wait({waiting})
@@ -231,9 +235,13 @@ class TradingEngine:
         code, message = self._triage(signal)
         plan = Plan(code=code, message=message)
         if not code:
-            await self._prepare(signal)
+            await self.prepare(signal)
             plan = self.planner.plan(signal)
         self._adopt(record, plan)
+        for order in plan.orders:
+            self.orders.add(
+                order
+            )  # counts from now on: the next signal is planned while this one is written
         entry = SignalEntry(
             source=signal.source,
             id=signal.id,
@@ -247,13 +255,13 @@ class TradingEngine:
             plan=record.plan(),
             settled=not record.orders,
         )
-        earlier = await self.journal.commit_signal(entry)
+        earlier = await self._make_durable(entry, plan)
         stamps.durable = self.clock.monotonic_ns()
         if earlier is not None:
             same = earlier.body_hash == signal.body_hash
+            state, code, message = earlier.plan["first"]
             return SignalReceipt(
-                signal.id, signal.source, SignalState(earlier.plan.get("first", earlier.state)),
-                earlier.code, earlier.message, repeated=same, contradicted=not same,
+                signal.id, signal.source, SignalState(state), code, message, repeated=same, contradicted=not same
             )  # fmt: skip
         record.entry = entry
         self._remember(record)
@@ -263,6 +271,18 @@ class TradingEngine:
         if self.prices is not None:
             self.prices.follow(signal.symbol)
         return record.receipt()
+
+    async def _make_durable(self, entry: SignalEntry, plan: Plan) -> SignalEntry | None:
+        """Write the plan; what it reserved is given back unless it is durable and new."""
+        durable = False
+        try:
+            earlier = await self.journal.commit_signal(entry)
+            durable = earlier is None
+            return earlier
+        finally:
+            if not durable:
+                for order in plan.orders:
+                    self.orders.take_back(order)
 
     def _triage(self, signal: Signal) -> tuple[str, str]:
         """Refuse at once what is too old or may not act: ``("", "")`` to go on."""
@@ -280,7 +300,7 @@ class TradingEngine:
             signal.valid_for_s if signal.valid_for_s is not None else self.config.signals.max_age_s
         )
 
-    async def _prepare(self, signal: Signal) -> None:
+    async def prepare(self, signal: Signal) -> None:
         """Get what planning needs of the outside and does not have yet: a price, the instrument's steps.
 
         Only the first signal of a symbol waits here, at most a second; afterwards both are kept fresh.
@@ -306,6 +326,11 @@ class TradingEngine:
         elif plan.held and not plan.orders:
             record.state = SignalState.HELD
         record.skipped, record.refused = plan.skipped, plan.refused
+        if plan.code and not plan.skipped and not plan.refused:
+            # Refused as a whole: every account is told so, in its own row.
+            chosen, passed_over = self.index.candidates(record.signal)
+            record.skipped = dict(passed_over)
+            record.refused = {state.id: (plan.code, plan.message) for state in chosen}
         record.orders = {order.account: order for order in plan.orders}
         record.cancels = plan.cancels
         record.done = dict.fromkeys(plan.stops, "stops changed")
@@ -320,11 +345,9 @@ class TradingEngine:
         now = record.stamps.planned = self.clock.monotonic_ns()
         deadline = now + self._time_left_ns(record.signal)
         self.send(plan.orders, record, deadline)
-        for account, orders in plan.cancels.items():
-            session = self.fleet.sessions.get(account)
+        for orders in plan.cancels.values():
             for order in orders:
-                if session is not None:
-                    session.cancel(order)
+                self.cancel(order, "CANCELED", f"cancelled by signal {record.key} before it left")
         for account in plan.stops:
             self.set_stops(
                 account, record.signal.symbol, record.signal.stop_loss, record.signal.take_profit
@@ -343,7 +366,6 @@ class TradingEngine:
         for order in orders:
             order.planned_ns = now
             order.send_before_ns = deadline_ns
-            self.orders.add(order)
         if record is not None:
             record.waiting.update(order.cl_ord_id for order in orders)
         self.counts["orders"] += len(orders)
@@ -354,6 +376,17 @@ class TradingEngine:
             self.publisher.touch(tables.ACCOUNTS, order.account)
         if record is not None and record.entry is not None and orders:
             self.journal.note_settled(record.entry.seq)
+
+    def cancel(self, order: Order, code: str, text: str) -> bool:
+        """Cancel a working order: deny it while it has not left, else ask the broker. Say whether either was done."""
+        lane = self.dispatcher.lanes.get(order.account)
+        if lane is not None and lane.deny(order, code, text):
+            return True
+        session = self.fleet.sessions.get(order.account)
+        if session is None:
+            return False
+        session.cancel(order)
+        return True
 
     def _remember(self, record: SignalRecord) -> None:
         self.records[record.key] = record
@@ -427,6 +460,8 @@ class TradingEngine:
                 order.text = report.text
                 lane.put_back(order)
             return
+        if lane is not None:
+            lane.forget(order)
         status = order.status
         if status is OrderStatus.UNKNOWN:
             session = self.fleet.sessions.get(order.account)
@@ -512,6 +547,8 @@ class TradingEngine:
         """The broker proves it never had this order: send it again while it is fresh, else close it."""
         session = self.fleet.sessions.get(order.account)
         lane = self.dispatcher.lanes.get(order.account)
+        if order.status not in {OrderStatus.UNKNOWN, OrderStatus.PENDING_NEW}:
+            return  # proven meanwhile
         label_only = session is not None and session.capabilities.client_id == "label"
         fresh = order.send_before_ns and self.clock.monotonic_ns() < order.send_before_ns
         if label_only or lane is None:
@@ -554,6 +591,10 @@ class TradingEngine:
     def on_denied(self, order: Order, code: str, text: str) -> None:
         """Close an order that a lane would not send."""
         self.orders.deny(order, code, text)
+
+    def on_account_added(self, state: AccountState) -> None:
+        """Hand an account that became known after the start the orders it has."""
+        self.orders.adopt(state)
 
     def on_connected(self, state: AccountState) -> None:
         """Bring a freshly connected account up to its broker's truth."""

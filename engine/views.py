@@ -47,7 +47,7 @@ def micros(later: int, earlier: int) -> int | None:
 
 def signal_row(record: SignalRecord) -> Row:
     """Return a row of ``signals``."""
-    signal, stamps = record.signal, record.stamps
+    signal, trace = record.signal, _trace(record)
     row: Row = {
         "key": signal.key,
         "source": signal.source,
@@ -70,12 +70,17 @@ def signal_row(record: SignalRecord) -> Row:
         "code": record.code,
         "message": record.message,
         "hold_expires_at": rfc3339(record.hold_expires_at) if record.hold_expires_at else None,
-        "first_byte_us": micros(stamps.first_byte, stamps.received),
-        "last_byte_us": micros(stamps.last_byte, stamps.received),
-        "last_ack_us": micros(stamps.last_ack, stamps.received),
+        **{
+            f"{stage}_us": _thousandth(trace[stage])
+            for stage in ("first_byte", "last_byte", "last_ack")
+        },
     }
     row.update(record.counts())
     return row
+
+
+def _thousandth(nanoseconds: int | None) -> int | None:
+    return None if nanoseconds is None else nanoseconds // 1000
 
 
 def order_row(order: Order, broker: str) -> Row:

@@ -111,6 +111,7 @@ async def _build(home: Home, config: Config, clock: SystemClock, journal: Journa
         hooks=FleetHooks(
             changed=lambda account: publisher.touch(tables.ACCOUNTS, account),
             accounts_changed=lambda: index.replace(fleet.states.values()),
+            added=engine.on_account_added,
             connected=engine.on_connected,
             alert=engine.alert,
         ),
@@ -118,6 +119,7 @@ async def _build(home: Home, config: Config, clock: SystemClock, journal: Journa
     engine.orders = OrderManager(
         clock, fleet.states, engine.on_order_change, engine.on_fill, engine.on_broken
     )
+    dispatcher.denied = engine.on_denied
     engine.instruments = Instruments(fleet.session_of)
     engine.reconciler = Reconciler(clock, engine.on_report, engine.on_absent)
     engine.planner = Planner(

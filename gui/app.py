@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import getpass
 import logging
 import os
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import platformdirs
 
+from engine.client import load_remote
 from engine.errors import ConfigError, TradingError
 from gui.arguments import add_arguments
 
@@ -131,6 +133,7 @@ def _home(args: argparse.Namespace) -> Any:
         yield Path(platformdirs.user_data_dir("volley", appauthor=False))
         return
     path = Path(tempfile.mkdtemp(prefix="volley-demo-"))
+    (path / "desk.pid").write_text(str(os.getpid()), "ascii")  # as long as we live it is in use
     try:
         yield path
     finally:
@@ -180,10 +183,15 @@ class _Session:
         self.window.desk.store.link_changed.connect(self._on_link)
         if self.args.seconds:
             loop.call_later(float(self.args.seconds), self._time_over)
-        self.window.build()
         watching = self._watch_loop(loop)
+        beside = not (self.args.connect or self.args.inline)
         try:
+            if not beside:
+                self._build()
             async with self._engine():
+                if beside:  # the engine's process starts first; all this happens meanwhile
+                    await asyncio.sleep(0)
+                    self._build()
                 await self._ended.wait()
         finally:
             watching.cancel()
@@ -191,12 +199,18 @@ class _Session:
             await self._close()
         return self._verdict()
 
+    def _build(self) -> None:
+        self.window.build()
+        self.window.status.ui_lag_ms = self._watch.lag_ms
+        if not self.args.inline:
+            load_remote()
+        settle_garbage_collection()
+
     def _watch_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         from gui.main_window import LoopWatch
 
-        watch = LoopWatch()
-        self.window.status.ui_lag_ms = watch.lag_ms
-        return loop.create_task(watch.run(), name="loop watch")
+        self._watch = LoopWatch()
+        return loop.create_task(self._watch.run(), name="loop watch")
 
     def _verdict(self) -> int:
         if self.status == 0 and self.args.seconds and not self.was_linked:
@@ -356,6 +370,13 @@ class _Session:
                     WRONG_USE  # a wrong configuration: said on stderr by the engine itself
                 )
                 self._ended.set()
+
+
+def settle_garbage_collection() -> None:
+    """Keep the collector from stopping the desk: widgets and modules stay, rows go by reference counting."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

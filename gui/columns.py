@@ -56,9 +56,30 @@ def price(key: str, title: str, width: int = 84, **more: Any) -> Column:
     return Column(key, title, width, "number", text=lambda row: fmt.price(row.get(key)), **more)
 
 
+def average(key: str, title: str, width: int = 84, **more: Any) -> Column:
+    """Return a column of average prices, shortened; the tooltip has every decimal."""
+    return Column(
+        key,
+        title,
+        width,
+        "number",
+        text=lambda row: fmt.average_price(row.get(key)),
+        tip=lambda row: fmt.price(row.get(key)),
+        **more,
+    )
+
+
 def quantity(key: str, title: str, width: int = 76, **more: Any) -> Column:
-    """Return a column of quantities."""
-    return Column(key, title, width, "number", text=lambda row: fmt.quantity(row.get(key)), **more)
+    """Return a column of quantities, shortened; the tooltip has every decimal."""
+    return Column(
+        key,
+        title,
+        width,
+        "number",
+        text=lambda row: fmt.short_quantity(row.get(key)),
+        tip=lambda row: fmt.quantity(row.get(key)),
+        **more,
+    )
 
 
 def money(key: str, title: str, width: int = 96, **more: Any) -> Column:

@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
+_QUANTITY_PLACES = 6
 THIN = "\u202f"  # narrow, and no line breaks at it
 MINUS = "\u2212"
 NONE = "–"
@@ -71,6 +72,27 @@ def compact_money(value: object, *, signed: bool = False) -> str:
 def quantity(value: object) -> str:
     """Write a quantity as it is, without padding."""
     return NONE if value is None or value == "" else decimal_text(_trimmed(str(value)))
+
+
+def short_quantity(value: object) -> str:
+    """Write a quantity for a narrow place: six decimals, all of them where fewer would show nothing."""
+    if value is None or value == "":
+        return NONE
+    text = _trimmed(str(value))
+    if len(text.partition(".")[2]) <= _QUANTITY_PLACES:
+        return decimal_text(text)
+    short = decimal_text(text, _QUANTITY_PLACES)
+    return short if any(digit in short for digit in "123456789") else decimal_text(text)
+
+
+def average_price(value: object) -> str:
+    """Write a price that was computed: two decimals from a thousand up, four from one up, else as it is."""
+    amount = number(value)
+    if amount is None or abs(amount) < 1:
+        return price(value)
+    text = _trimmed(str(value))
+    most = 2 if abs(amount) >= 1_000 else 4
+    return decimal_text(text, max(2, min(len(text.partition(".")[2]), most)))
 
 
 def price(value: object) -> str:

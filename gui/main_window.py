@@ -29,7 +29,7 @@ from gui.theme import active, icon
 from gui.toasts import Toaster
 from gui.top_bar import TopBar
 
-TICK_MS = 250
+TICK_MS = 250  # of each part; they take turns, so that no moment has all the work
 SAVE_MS = 1_000
 STALE_S = 3.0
 KILL_PATIENCE_S = 1.0
@@ -82,13 +82,14 @@ class MainWindow(QMainWindow):
             blue_orange=bool(self.saved.get("blue_orange")),
             scale=int(self.saved.get("scale", 100)),
         )
+        self.setStyleSheet(active().sheet)
         self._saver = QTimer(self)
         self._saver.setSingleShot(True)
         self._saver.setInterval(SAVE_MS)
         self._saver.timeout.connect(self.save_layout)
         self._ticker = QTimer(self)
-        self._ticker.setInterval(TICK_MS)
-        self._ticker.timeout.connect(self.tick)
+        self._turn = 0
+        self._ticker.timeout.connect(self._take_turn)
 
     # --- building -----------------------------------------------------------------------------
 
@@ -110,7 +111,7 @@ class MainWindow(QMainWindow):
         self._built = True
         self.arrange(self.preset)
         QTimer.singleShot(0, self, self._restore)
-        self._ticker.start()
+        self._ticker.start(TICK_MS // (len(self.panels) + 1))
         self.tick()
 
     def _build_bars(self) -> None:
@@ -142,6 +143,7 @@ class MainWindow(QMainWindow):
         desk.panel_wanted.connect(self.show_panel)
         desk.layout_touched.connect(self.touch_layout)
         desk.store.link_changed.connect(self._on_link)
+        desk.store.watch(tables.HALTS, lambda *_: self._conditions(), self._conditions)
         desk.store.watch(tables.KILL, lambda *_: self._on_kill_rows(), self._on_kill_rows)
         desk.store.watch(tables.ALERTS, self._on_alerts, lambda: None)
         desk.store.reset_done.connect(self._keep_notices)
@@ -261,11 +263,26 @@ class MainWindow(QMainWindow):
 
     def tick(self) -> None:
         """Move what changes with time alone, and tell what lasts."""
+        self._tick_bars()
+        for panel in self.panels.values():
+            self._tick_panel(panel)
+
+    def _take_turn(self) -> None:
+        parts = list(self.panels.values())
+        self._turn = (self._turn + 1) % (len(parts) + 1)
+        if self._turn == len(parts):
+            self._tick_bars()
+        else:
+            self._tick_panel(parts[self._turn])
+
+    @staticmethod
+    def _tick_panel(panel: Panel) -> None:
+        if panel.isVisible():
+            panel.tick()
+
+    def _tick_bars(self) -> None:
         self.top_bar.tick()
         self.status.tick()
-        for panel in self.panels.values():
-            if panel.isVisible():
-                panel.tick()
         self.desk.registry.refresh()
         self._conditions()
 
@@ -480,6 +497,7 @@ class MainWindow(QMainWindow):
         return lambda: active().use(active().tokens.name, scale=active().scale + step)
 
     def _on_theme(self) -> None:
+        self.setStyleSheet(active().sheet)
         self.desk.registry.restyle()
         self.status.restyle()
         for widget in self.findChildren(QWidget):

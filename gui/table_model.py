@@ -23,7 +23,7 @@ from PySide6.QtCore import (
     Qt,
 )
 from PySide6.QtGui import QBrush, QColor, QFont, QFontMetrics, QPainter
-from PySide6.QtWidgets import QStyle, QStyledItemDelegate, QStyleOptionViewItem, QWidget
+from PySide6.QtWidgets import QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
 from engine.client import Row
 from gui import formatting as fmt
@@ -38,8 +38,6 @@ LEFT = int(Qt.AlignmentFlag.AlignLeft.value | Qt.AlignmentFlag.AlignVCenter.valu
 RIGHT = int(Qt.AlignmentFlag.AlignRight.value | Qt.AlignmentFlag.AlignVCenter.value)
 CENTRE = int(Qt.AlignmentFlag.AlignCenter.value)
 HORIZONTAL = Qt.Orientation.Horizontal
-SELECTED = QStyle.StateFlag.State_Selected
-HOVERED = QStyle.StateFlag.State_MouseOver
 FLASH_S = 0.4
 RESORT_S = 0.34
 PAD = 7
@@ -128,8 +126,9 @@ class TableModel(QAbstractTableModel):
         self.flashing = True
         self.stale = False
         self.waiting: dict[str, None] = {}
-        self.selected: set[str] = set()
+        self.leaving: dict[str, None] = {}  # changed so that they are not kept any more
         self._cells: dict[str, list[str]] = {}
+        self._values: dict[str, Any] = {}  # what rows are ordered by, as of the last look
         self._flashes: dict[str, dict[int, float]] = {}
         self._flash_columns = tuple(at for at, c in enumerate(columns) if c.flash)
         self._live_columns = tuple(at for at, c in enumerate(columns) if c.live)
@@ -149,8 +148,10 @@ class TableModel(QAbstractTableModel):
         """Take every row anew (first connection, reconnection, another filter)."""
         self.beginResetModel()
         self._cells.clear()
+        self._values.clear()
         self._flashes.clear()
         self.waiting.clear()
+        self.leaving.clear()
         self._set_order(self._arranged())
         self.endResetModel()
 
@@ -165,27 +166,48 @@ class TableModel(QAbstractTableModel):
 
     def apply(self, changed: Iterable[str], removed: Iterable[str]) -> None:
         """Take changed and removed keys; rows that nobody sees cost a dictionary look-up."""
-        first, last = self.visible_span()
+        span = self.visible_span()
         fresh: list[str] = []
         for key in changed:
-            at = self.pos.get(key)
-            if at is None:
-                if key not in self.waiting and self._passes(self.rows[key]):
-                    fresh.append(key)
-                continue
-            old = self._cells.pop(key, None)
-            if first <= at <= last:
-                if old is not None and self._flash_columns and self.flashing:
-                    self._flash(key, old)
-                self.dataChanged.emit(self.index(at, 0), self.index(at, len(self.columns) - 1))
-            self._sort_due = True
+            if key in self.pos:
+                self._apply_one(key, span)
+            elif key not in self.waiting and self._passes(self.rows[key]):
+                fresh.append(key)
         self._remove([key for key in removed if key in self.pos or key in self.waiting])
         if fresh:
             self.waiting.update(dict.fromkeys(fresh))
         if self.waiting:
             self._admit()
-        if (self._sort_due and self.sort_column >= 0) or self.waiting or self._flashes:
+        if self.leaving and not self.frozen():
+            self._dismiss()
+        if self._restless():
             self.store.animate(self.step)
+
+    def _apply_one(self, key: str, span: tuple[int, int]) -> None:
+        at = self.pos[key]
+        if not self._kept(key):
+            self.leaving[key] = None
+        if self.sort_column >= 0:
+            value = self.columns[self.sort_column].sort_value(self.rows[key])
+            self._sort_due = self._sort_due or value != self._values.get(key)
+            self._values[key] = value
+        old = self._cells.pop(key, None)
+        if span[0] <= at <= span[1]:
+            if old is not None and self._flash_columns and self.flashing:
+                self._flash(key, old)
+            self.dataChanged.emit(self.index(at, 0), self.index(at, len(self.columns) - 1))
+
+    def _kept(self, key: str) -> bool:
+        return self.keep is None or self.keep(self.rows[key])
+
+    def _restless(self) -> bool:
+        sorting = self._sort_due and self.sort_column >= 0
+        return bool(sorting or self.waiting or self.leaving or self._flashes)
+
+    def _dismiss(self) -> None:
+        """Take out rows that are not kept any more; they stay while the order is frozen."""
+        leaving, self.leaving = self.leaving, {}
+        self._remove([key for key in leaving if key in self.rows and not self._kept(key)])
 
     def _flash(self, key: str, old: list[str]) -> None:
         row = self.rows[key]
@@ -207,12 +229,13 @@ class TableModel(QAbstractTableModel):
                 del self._flashes[key]
             self._touch(key)
         if not self.frozen():
+            if self.leaving:
+                self._dismiss()
             if self.waiting:
                 self._admit()
             if self._sort_due and self.sort_column >= 0 and now - self._sorted_at >= RESORT_S:
                 self.resort()
-        wants_sort = self._sort_due and self.sort_column >= 0
-        return bool(self._flashes or self.waiting or wants_sort)
+        return self._restless()
 
     def tick(self) -> None:
         """Rewrite the cells that change with time alone (ages, countdowns), where they are seen."""
@@ -240,7 +263,7 @@ class TableModel(QAbstractTableModel):
         """Insert rows that came, in one batch; they wait while the order is frozen."""
         if self.order and self.frozen():
             return
-        fresh = [key for key in self.waiting if key in self.rows]
+        fresh = [key for key in self.waiting if key in self.rows and self._kept(key)]
         self.waiting.clear()
         if not fresh:
             return
@@ -248,16 +271,19 @@ class TableModel(QAbstractTableModel):
         front = self.descending and column >= 0
         block = self._sorted(fresh) if column >= 0 else fresh
         at = 0 if front else len(self.order)
+        upper, lower = (block, self.order) if front else (self.order, block)
+        if column >= 0 and upper and lower:
+            self._sort_due = self._sort_due or not self._in_order(upper[-1], lower[0])
         self.beginInsertRows(QModelIndex(), at, at + len(block) - 1)
-        self._set_order(block + self.order if front else self.order + block)
+        self._set_order(upper + lower)
         self.endInsertRows()
-        self._sort_due = column >= 0
 
     def _remove(self, keys: list[str]) -> None:
         rows = []
         for key in keys:
             self.waiting.pop(key, None)
             self._cells.pop(key, None)
+            self._values.pop(key, None)
             self._flashes.pop(key, None)
             if key in self.pos:
                 rows.append(self.pos[key])
@@ -286,11 +312,19 @@ class TableModel(QAbstractTableModel):
 
     def _sorted(self, keys: list[str]) -> list[str]:
         """Sort by the chosen column; rows without a value come last either way."""
-        column, rows = self.columns[self.sort_column], self.rows
-        values = {key: column.sort_value(rows[key]) for key in keys}
+        column, rows, values = self.columns[self.sort_column], self.rows, self._values
+        for key in keys:
+            if key not in values:
+                values[key] = column.sort_value(rows[key])
         known = [key for key in keys if values[key] is not None]
         known.sort(key=values.__getitem__, reverse=self.descending)
         return known + [key for key in keys if values[key] is None]
+
+    def _in_order(self, upper: str, lower: str) -> bool:
+        one, other = self._values.get(upper), self._values.get(lower)
+        if one is None or other is None:
+            return other is None
+        return bool(one >= other if self.descending else one <= other)
 
     def _passes(self, row: Row) -> bool:
         if self.keep is not None and not self.keep(row):
@@ -321,6 +355,7 @@ class TableModel(QAbstractTableModel):
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
         """Sort by a column (the header's click)."""
         self.sort_column = column if column < len(self.columns) else -1
+        self._values.clear()
         self.descending = order is Qt.SortOrder.DescendingOrder
         self.resort()
 
@@ -427,6 +462,9 @@ class RowDelegate(QStyledItemDelegate):
         super().__init__(parent)
         self.model = model
         self.current_row: Callable[[], int] = lambda: -1
+        self.chosen: list[
+            tuple[int, int]
+        ] = []  # selected rows; asking each cell's option costs 3 µs
         self._fonts: dict[str, QFont] = {}
         self._metrics: dict[str, QFontMetrics] = {}
         self._elided: dict[tuple[str, int, str], str] = {}
@@ -452,8 +490,7 @@ class RowDelegate(QStyledItemDelegate):
         key = model.order[at]
         spec = model.columns[column]
         rect: QRect = option.rect
-        state = option.state
-        self._ground(painter, rect, at, bool(state & SELECTED))
+        self._ground(painter, rect, at, any(top <= at <= end for top, end in self.chosen))
         bright = model.flash_of(key, column)
         if bright > 0:
             painter.fillRect(rect, theme.color("flash", int(170 * bright)))

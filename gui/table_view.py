@@ -225,6 +225,9 @@ class TableView(QTableView):
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """Paint the rows, or what will be here when there are none."""
+        ranges = self.selectionModel().selection()
+        chosen = (ranges.at(at) for at in range(ranges.count()))
+        self._rows.chosen = [(part.top(), part.bottom()) for part in chosen]
         super().paintEvent(event)
         if self.table.order or not self.empty_title:
             return

@@ -105,16 +105,21 @@ async def running(
     Raises:
         ConfigError: ``engine.listen`` cannot be bound; no broker has heard of us then.
     """
-    from engine.api.server import ApiServer
-    from engine.telemetry.runtime import settle_garbage_collection
-    from engine.wiring import build_engine
-
     async with contextlib.AsyncExitStack() as stack:
-        if demo:
-            from engine.services.demo import demo_config, demo_world
+        venue = None
+        if demo:  # the venue's process starts while this one still loads
+            from engine.services.practice_venue import practice_venue
+
+            venue = await stack.enter_async_context(practice_venue())
+        from engine.api.server import ApiServer
+        from engine.telemetry.runtime import settle_garbage_collection
+        from engine.wiring import build_engine
+
+        if venue is not None:
+            from engine.services.demo import demo_config, put_practice_accounts
 
             config = demo_config(config)
-            await stack.enter_async_context(demo_world(home))
+            await put_practice_accounts(home, await venue.url())
         engine = await build_engine(home, config)
         stack.push_async_callback(engine.stop)
         server = ApiServer(engine, home, config)
@@ -127,6 +132,10 @@ async def running(
         if demo:
             await stack.enter_async_context(_practice(engine))
         settle_garbage_collection()
+        if demo:
+            from engine.services.demo_homes import remove_stale_homes
+
+            await asyncio.to_thread(remove_stale_homes)
         yield engine, url
 
 

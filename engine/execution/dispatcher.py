@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from engine.execution.lane import Lane
+from engine.errors import InvariantError
+from engine.execution.lane import Denied, Lane
 from engine.model.order import Order
 
 CHUNK = 256
@@ -18,6 +19,7 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self.lanes: dict[str, Lane] = {}
+        self.denied: Denied = _nobody
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Order] = deque()
         self._scheduled = False
@@ -38,7 +40,16 @@ class Dispatcher:
         waiting, lanes = self._waiting, self.lanes
         for _ in range(min(CHUNK, len(waiting))):
             order = waiting.popleft()
-            lanes[order.account].put(order)
+            lane = lanes.get(order.account)
+            if lane is not None:
+                lane.put(order)
+            else:
+                self.denied(order, "NOT_CONNECTED", "the account has no broker session")
         self._scheduled = bool(waiting)
         if waiting:
             self._loop.call_soon(self._work)
+
+
+def _nobody(order: Order, code: str, text: str) -> None:
+    """Stand in until wiring says who takes denials."""
+    raise InvariantError(f"{order.cl_ord_id} was denied with nobody to tell: {code} {text}")

@@ -12,6 +12,7 @@ from engine.model.order import Order
 from engine.ports import BrokerSession
 
 MOST_TRIES = 3
+RETRY_AFTER_NS = 50_000_000
 
 Gate = Callable[[Order], tuple[str, str] | None]
 Denied = Callable[[Order, str, str], None]
@@ -26,12 +27,15 @@ class Lane:
     """
 
     __slots__ = (
+        "_busy",
         "_clock",
+        "_closed",
         "_denied",
+        "_entries",
+        "_exits",
         "_gate",
         "_limit",
         "_loop",
-        "_queue",
         "_timer",
         "_tries",
         "session",
@@ -46,72 +50,100 @@ class Lane:
         self._gate = gate
         self._denied = denied
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[Order] = deque()
+        self._exits: deque[Order] = deque()
+        self._entries: deque[Order] = deque()
         self._tries: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._busy = (
+            False  # denying an order calls back here: the outer call goes on with the queue
+        )
+        self._closed = False
 
     def __len__(self) -> int:
-        return len(self._queue)
+        return len(self._exits) + len(self._entries)
 
     def put(self, order: Order) -> None:
         """Queue an order and send what can be sent."""
-        if order.reducing:
-            self._queue.appendleft(order)
-        else:
-            self._queue.append(order)
+        if self._closed:
+            self._denied(order, "NOT_CONNECTED", "the account's broker session was closed")
+            return
+        (self._exits if order.reducing else self._entries).append(order)
         self.pump()
 
     def put_back(self, order: Order) -> None:
         """Take back an order of which not a byte left; it goes again while it is fresh."""
         tries = self._tries.get(order.cl_ord_id, 0) + 1
-        if tries >= MOST_TRIES:
-            self._tries.pop(order.cl_ord_id, None)
-            self._denied(order, "NOT_SENT", f"not a byte left in {tries} tries: {order.text}")
+        if self._closed or tries >= MOST_TRIES:
+            self.forget(order)
+            times = "once" if tries == 1 else f"in {tries} tries"
+            self._denied(order, "NOT_SENT", f"not a byte left {times}: {order.text}")
             return
         self._tries[order.cl_ord_id] = tries
-        self._queue.appendleft(order)
-        self._wake_in(50_000_000 * tries)
+        (self._exits if order.reducing else self._entries).appendleft(order)
+        self._wake_in(RETRY_AFTER_NS * tries)
+
+    def forget(self, order: Order) -> None:
+        """Take the news that an order needs no more tries."""
+        if self._tries:
+            self._tries.pop(order.cl_ord_id, None)
 
     def pump(self) -> None:
         """Send from the head of the queue for as long as order, rate and connection allow."""
-        queue = self._queue
-        while queue:
-            order = queue[0]
-            now = self._clock.monotonic_ns()
-            refused = self._refused(order, now)
-            if refused is not None:
-                queue.popleft()
-                self._denied(order, *refused)
-                continue
-            if not self.session.ready():
-                # The session pumps again when it is; until then only the order's own deadline matters.
-                if order.send_before_ns:
-                    self._wake_in(order.send_before_ns - now)
-                return
-            if not self._limit.take(now):
-                self._wake_in(self._limit.wait_ns(now))
-                return
-            queue.popleft()
-            self.session.submit(order)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while (queue := self._exits or self._entries) and self._send_first(queue):
+                pass
+        finally:
+            self._busy = False
 
-    def deny_all(self, code: str, text: str) -> int:
-        """Empty the queue, denying each order; return how many."""
-        count = 0
-        while self._queue:
-            self._denied(self._queue.popleft(), code, text)
-            count += 1
-        return count
+    def _send_first(self, queue: deque[Order]) -> bool:
+        """Send or deny the first order; say whether to go on."""
+        order = queue[0]
+        now = self._clock.monotonic_ns()
+        refused = self._refused(order, now)
+        if refused is not None:
+            queue.popleft()
+            self.forget(order)
+            self._denied(order, *refused)
+            return True
+        if not self.session.ready():
+            # The session pumps again when it is; until then only the order's own deadline matters.
+            if order.send_before_ns:
+                self._wake_in(order.send_before_ns - now)
+            return False
+        if not self._limit.take(now):
+            self._wake_in(self._limit.wait_ns(now))
+            return False
+        queue.popleft()
+        self.session.submit(order)
+        return True
 
     def deny(self, order: Order, code: str, text: str) -> bool:
         """Deny one queued order; say whether it was still here."""
-        if order not in self._queue:
-            return False
-        self._queue.remove(order)
-        self._denied(order, code, text)
-        return True
+        for queue in (self._exits, self._entries):
+            if order in queue:
+                queue.remove(order)
+                self.forget(order)
+                self._denied(order, code, text)
+                return True
+        return False
 
-    def close(self) -> None:
-        """Forget timers; the queue must be empty or its orders denied."""
+    def deny_all(self, code: str, text: str) -> int:
+        """Empty the queue, denying each order; return how many."""
+        waiting = [*self._exits, *self._entries]
+        self._exits.clear()
+        self._entries.clear()
+        self._tries.clear()
+        for order in waiting:
+            self._denied(order, code, text)
+        return len(waiting)
+
+    def close(self, code: str = "NOT_SENT", text: str = "its lane was closed") -> None:
+        """Deny what is queued and take nothing any more."""
+        self._closed = True
+        self.deny_all(code, text)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from engine.clock import Clock
 from engine.errors import InvariantError
 from engine.model.account_state import AccountState
-from engine.model.enums import ExecType
+from engine.model.enums import ExecType, OrderStatus
 from engine.model.messages import ExecutionReport, Fill
 from engine.model.order import Order
 
@@ -50,8 +50,21 @@ class OrderManager:
         self.fills.extend(fills)
 
     def add(self, order: Order) -> None:
-        """Take a new order, before it is dispatched."""
+        """Take a new order as soon as it is planned: from then on it counts against every limit."""
         self._keep(order)
+
+    def take_back(self, order: Order) -> None:
+        """Forget an order whose plan did not become durable."""
+        self.orders.pop(order.cl_ord_id, None)
+        state = self._states.get(order.account)
+        if state is not None:
+            state.working.pop(order.cl_ord_id, None)
+
+    def adopt(self, state: AccountState) -> None:
+        """Hand an account that has just become known its working orders."""
+        for order in self.orders.values():
+            if order.account == state.id and order.status.working:
+                state.working[order.cl_ord_id] = order
 
     def _keep(self, order: Order) -> None:
         self.orders[order.cl_ord_id] = order
@@ -87,6 +100,11 @@ class OrderManager:
         except InvariantError as error:
             self._on_broken(order.account, str(error))
             return order
+        if order.status is OrderStatus.UNKNOWN:
+            order.code = order.code or "OUTCOME_UNKNOWN"
+        elif order.code == "OUTCOME_UNKNOWN":  # proven: the doubt and its words are over
+            order.code = ""
+            order.text = report.text
         if order.order_id:
             self._by_order_id[order.account, order.order_id] = order.cl_ord_id
         if fill is not None:

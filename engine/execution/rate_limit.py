@@ -20,7 +20,7 @@ class TokenBucket:
         return 0 if self.tokens >= 1.0 else int((1.0 - self.tokens) / self._per_ns) + 1
 
     def refill(self, now_ns: int) -> None:
-        """Add what has come in since the last time; needed only when the tokens run out."""
+        """Add what has come in since the last time, never more than the burst."""
         if now_ns > self._at_ns:
             self.tokens = min(self._burst, self.tokens + (now_ns - self._at_ns) * self._per_ns)
             self._at_ns = now_ns
@@ -37,10 +37,9 @@ class RateLimit:
     def take(self, now_ns: int) -> bool:
         """Take one token of each, or none of any."""
         for bucket in self._buckets:
+            bucket.refill(now_ns)
             if bucket.tokens < 1.0:
-                bucket.refill(now_ns)
-                if bucket.tokens < 1.0:
-                    return False
+                return False
         for bucket in self._buckets:
             bucket.tokens -= 1.0
         return True

@@ -42,7 +42,11 @@ class Reconciler:
             self._resolve(order, session), name=f"resolve-{order.cl_ord_id}"
         )
         self._resolving[order.cl_ord_id] = task
-        task.add_done_callback(lambda _task: self._resolving.pop(order.cl_ord_id, None))
+        task.add_done_callback(lambda done: self._forget(order, done))
+
+    def _forget(self, order: Order, task: asyncio.Task[None] | None) -> None:
+        if task is None or self._resolving.get(order.cl_ord_id) is task:
+            self._resolving.pop(order.cl_ord_id, None)
 
     async def _resolve(self, order: Order, session: BrokerSession) -> None:
         asked_ns = self._clock.monotonic_ns()
@@ -57,12 +61,16 @@ class Reconciler:
                 order.text = f"looking it up failed: {error}"
                 await asyncio.sleep(LOOK_UP_AGAIN_S)
                 continue
+            if order.status not in {OrderStatus.UNKNOWN, OrderStatus.PENDING_NEW}:
+                return  # proven while we asked
             if report is not None:
+                self._forget(order, None)  # what follows may need a look-up of its own
                 self._on_report(report)
                 return
             # "Not found" counts once the broker has had its settling time since we began to ask, and twice.
             absent += 1
             if absent >= 2 and self._clock.monotonic_ns() - asked_ns >= settle_ns:
+                self._forget(order, None)
                 self._on_absent(order)
                 return
             await asyncio.sleep(max(LOOK_UP_AGAIN_S, session.capabilities.settle_s / 2))

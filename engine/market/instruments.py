@@ -13,6 +13,7 @@ from engine.ports import BrokerSession
 log = logging.getLogger(__name__)
 
 ASK_WITHIN_S = 1.0
+ASK_AGAIN_S = 10.0
 
 
 class Instruments:
@@ -21,6 +22,7 @@ class Instruments:
     def __init__(self, session_of: Callable[[str], BrokerSession | None]) -> None:
         self._session_of = session_of
         self._known: dict[tuple[str, str], Instrument] = {}
+        self._ask_again: dict[tuple[str, str], float] = {}
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     def get(self, broker: str, symbol: str) -> Instrument:
@@ -28,13 +30,15 @@ class Instruments:
         return self._known.get((broker, symbol)) or Instrument(symbol)
 
     def known(self, broker: str, symbol: str) -> bool:
-        """Say whether the broker has been asked."""
-        return (broker, symbol) in self._known
+        """Say whether the broker has been asked, or has just failed to answer."""
+        key = (broker, symbol)
+        now = asyncio.get_running_loop().time()
+        return key in self._known or now < self._ask_again.get(key, 0.0)
 
     async def ensure(self, broker: str, symbol: str) -> None:
         """Ask the broker unless it has been asked; waits at most a second. One question at a time per symbol."""
         key = (broker, symbol)
-        if key in self._known:
+        if self.known(broker, symbol):
             return
         task = self._asking.get(key)
         if task is None:
@@ -52,6 +56,7 @@ class Instruments:
             instrument = await session.instrument(symbol)
         except BrokerError as error:
             log.warning("instrument %s at %s: %s", symbol, broker, error)
+            self._ask_again[broker, symbol] = asyncio.get_running_loop().time() + ASK_AGAIN_S
             return
         # A symbol the broker does not have is left to the broker to refuse, in its own words.
         self._known[broker, symbol] = instrument or Instrument(symbol)

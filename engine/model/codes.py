@@ -136,6 +136,7 @@ CODES: dict[str, CodeInfo] = {
     "ABSENT": CodeInfo(
         "Proven absent", "The broker proves that it never had this order.", soft=True
     ),
+    "CANCELED": CodeInfo("Canceled", "A cancel signal came before it left."),
     "CANCELED_BY_OPERATOR": CodeInfo(
         "Canceled by hand", "An operator canceled it before it left.", soft=True
     ),

@@ -131,7 +131,7 @@ class Order:
     @property
     def was_sent(self) -> bool:
         """Say whether a byte of it may have left."""
-        return self.first_byte_ns > 0 or bool(self.order_id)
+        return self.first_byte_ns > 0 or bool(self.order_id) or self.status is OrderStatus.REJECTED
 
     def deny(self, code: str, text: str, at: datetime) -> None:
         """Close an order that never left."""

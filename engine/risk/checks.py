@@ -15,7 +15,6 @@ _HUNDRED = Decimal(100)
 def quantity(order_qty: Decimal, limits: Limits) -> Denied:
     """Check the account's largest quantity."""
     most = limits.max_order_quantity
-    # Written so that a NaN would be refused: every comparison with NaN is false.
     if most is None or order_qty <= most:
         return None
     return "QTY_MAX", f"{to_text(order_qty)} > {to_text(most)}"

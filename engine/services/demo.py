@@ -1,12 +1,11 @@
-"""The demo: practice accounts, a simulated venue in a process of its own, and a stream of practice signals."""
+"""The demo: practice accounts (on the venue of ``practice_venue``) and a stream of practice signals."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -14,19 +13,19 @@ import orjson
 
 from engine.clock import rfc3339
 from engine.config import Config
-from engine.errors import InvalidSignal, StoreError, TradingError
+from engine.errors import InvalidSignal, StoreError
 from engine.home import Home
 from engine.model.account import Account
 from engine.model.numbers import to_text
-from engine.services.child import own_command
 from engine.stores.accounts_sqlite import SqliteAccountStore
 from engine.stores.vault import FileVault
 from engine.trading_engine import TradingEngine
 
 log = logging.getLogger(__name__)
 
-_STOPS_WITHIN_S = 3.0
 _PACE_S = (0.5, 1.6)  # between two practice signals
+_FIRST, _FIRST_PACE_S = 4, 0.2  # the first few come quickly: something to see
+_CONNECTED_WITHIN_S = 3.0
 _CENT = Decimal("0.01")
 _BOOK = {
     "breakout": ("AAPL", "NVDA", "TSLA"),
@@ -96,41 +95,14 @@ def demo_config(config: Config) -> Config:
     )
 
 
-@asynccontextmanager
-async def demo_world(home: Home) -> AsyncIterator[str]:
-    """Start the venue and put the practice accounts into ``home``; yields the venue's URL.
-
-    Raises:
-        TradingError: the venue does not start.
-    """
-    command = own_command(
-        "simbroker", "--port", "0", "--dialect", "alpaca", "--lifeline", "--latency-ms", "4"
-    )
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
+async def put_practice_accounts(home: Home, venue: str) -> None:
+    """Put the practice accounts into ``home``; ``venue`` is the simulated venue's URL."""
+    store = SqliteAccountStore(home.path / "accounts.sqlite3")
+    await store.open()
     try:
-        line = (await process.stdout.readline()).decode(errors="replace").strip()
-        if "http://" not in line:
-            raise TradingError(f"the simulated venue did not start: {line or 'it ended at once'}")
-        venue = "http://" + line.rpartition("http://")[2]
-        store = SqliteAccountStore(home.path / "accounts.sqlite3")
-        await store.open()
-        try:
-            await store.put(practice_accounts(venue, FileVault(home.path, keyring=None)))
-        finally:
-            await store.close()
-        yield venue
+        await store.put(practice_accounts(venue, FileVault(home.path, keyring=None)))
     finally:
-        process.stdin.close()  # its lifeline
-        try:
-            async with asyncio.timeout(_STOPS_WITHIN_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await store.close()
 
 
 class PracticeSignals:
@@ -144,7 +116,7 @@ class PracticeSignals:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Begin; the first signal goes out as soon as an account is connected."""
+        """Begin; the first signal goes out once the accounts are connected."""
         if self._engine.prices is not None:
             for symbols in _BOOK.values():
                 for symbol in symbols:
@@ -158,8 +130,10 @@ class PracticeSignals:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        while not self._engine.fleet.usable_brokers:  # noqa: ASYNC110 (a state, not an event)
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CONNECTED_WITHIN_S):
+                while not self._all_connected():  # noqa: ASYNC110 (a state, not an event)
+                    await asyncio.sleep(0.02)
         while True:
             strategy = self._random.choice(list(_BOOK))
             symbol = self._random.choice(_BOOK[strategy])
@@ -170,7 +144,12 @@ class PracticeSignals:
                 await self._engine.handle_signal(body, origin="demo")
             except (InvalidSignal, StoreError) as error:
                 log.warning("practice signal refused: %s", error)
-            await asyncio.sleep(self._random.uniform(*_PACE_S))
+            pace = _FIRST_PACE_S if self._number < _FIRST else self._random.uniform(*_PACE_S)
+            await asyncio.sleep(pace)
+
+    def _all_connected(self) -> bool:
+        states = self._engine.fleet.states.values()
+        return all(state.usable for state in states if state.account.active)
 
     def _signal(self, strategy: str, symbol: str) -> dict[str, Any]:
         self._number += 1

@@ -10,6 +10,7 @@ transaction; whatever a crash takes of them, the brokers are asked for again).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -117,7 +118,7 @@ class Journal:
         try:
             connection = self._connect()
             book = self._prepare(connection)
-        except (sqlite3.Error, StoreError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever it is, the opener must hear of it)
             opened.set_exception(StoreError(f"journal {self._path}: {error}"))
             return
         opened.set_result(book)
@@ -173,13 +174,15 @@ class Journal:
         check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if check != "ok":
             raise StoreError(f"SQLite's check says {check!r}; restore a copy or move the file away")
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+        if "meta" in tables:  # before anything is written: a newer build's file stays as it is
+            found = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+            if found is not None and found[0] != str(SCHEMA_VERSION):
+                raise StoreError(
+                    f"its schema is version {found[0]}, this build reads version {SCHEMA_VERSION}"
+                )
         connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
         meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
-        version = int(meta.get("schema", SCHEMA_VERSION))
-        if version != SCHEMA_VERSION:
-            raise StoreError(
-                f"its schema is version {version}, this build reads version {SCHEMA_VERSION}"
-            )
         book = meta.get("book")
         if not book:
             book = connection.execute("SELECT lower(hex(randomblob(8)))").fetchone()[0]
@@ -207,8 +210,9 @@ class Journal:
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 (any failure here means nothing of the batch is durable)
             failure = StoreError(f"journal: {error}")
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):  # whatever it says, nothing of it is durable
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             results = [(future, None, failure) for _, future in batch if future is not None]
         assert self._loop is not None
         if results or failure:
@@ -237,6 +241,8 @@ class Journal:
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self.failed:
             raise StoreError(self.failed)
+        if self._thread is None:
+            raise StoreError("the journal is closed")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._work.put((work, future))
         return await future
@@ -247,7 +253,7 @@ class Journal:
         def guarded(connection: sqlite3.Connection) -> T | StoreError:
             try:
                 return work(connection)
-            except (sqlite3.Error, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 (a number no query takes, a damaged row)
                 return StoreError(f"journal: {error}")
 
         outcome = await self._do(guarded)

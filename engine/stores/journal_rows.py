@@ -62,7 +62,9 @@ PUT_ORDER = (
     "ON CONFLICT (cl_ord_id) DO UPDATE SET status = excluded.status, working = excluded.working, "
     "order_qty = excluded.order_qty, limit_price = excluded.limit_price, stop_price = excluded.stop_price, "
     "cum_qty = excluded.cum_qty, cash = excluded.cash, order_id = excluded.order_id, code = excluded.code, "
-    "text = excluded.text, updated_at = excluded.updated_at, send_us = excluded.send_us, ack_us = excluded.ack_us"
+    "text = excluded.text, updated_at = excluded.updated_at, "
+    # Stamps of a process that is gone are kept: the next one knows them no more.
+    "send_us = coalesce(excluded.send_us, send_us), ack_us = coalesce(excluded.ack_us, ack_us)"
 )
 
 
@@ -209,13 +211,25 @@ def load_state(connection: sqlite3.Connection) -> LoadedState:
                 "SELECT exec_id FROM fills WHERE cl_ord_id = ?", (order.cl_ord_id,)
             )
         )
-    recent = connection.execute(
-        "SELECT * FROM orders WHERE working = 0 ORDER BY created_at DESC LIMIT 3000"
-    ).fetchall()
+    recent = [
+        order_from_row(row)
+        for row in connection.execute(
+            "SELECT * FROM orders WHERE working = 0 ORDER BY created_at DESC LIMIT 3000"
+        )
+    ]
+    # A broker may tell an execution again long after its order is done.
+    told = dict[str, list[str]]()
+    for cl_ord_id, exec_id in connection.execute(
+        "SELECT cl_ord_id, exec_id FROM fills WHERE cl_ord_id IN "
+        "(SELECT cl_ord_id FROM orders WHERE working = 0 ORDER BY created_at DESC LIMIT 3000)"
+    ):
+        told.setdefault(cl_ord_id, []).append(exec_id)
+    for order in recent:
+        order.restore_fills(told.get(order.cl_ord_id, ()))
     fills = connection.execute("SELECT * FROM fills ORDER BY at DESC LIMIT 2000").fetchall()
     return LoadedState(
         signals=[signal_entry(row) for row in signals],
-        orders=[order_from_row(row) for row in reversed(recent)] + orders,
+        orders=recent[::-1] + orders,
         fills=[_fill_from(row) for row in reversed(fills)],
         positions=[_position_from(row) for row in connection.execute("SELECT * FROM positions")],
         halts=[dict(row) for row in connection.execute("SELECT * FROM halts")],
@@ -240,7 +254,8 @@ _PAGES: dict[str, tuple[str, str, dict[str, str]]] = {
         "cl_ord_id",
         {"account": "account", "symbol": "symbol", "status": "status"},
     ),
-    "fills": ("at", "exec_id", {"account": "account", "symbol": "symbol"}),
+    # An execution's id is unique in its account only.
+    "fills": ("at", "account || '/' || exec_id", {"account": "account", "symbol": "symbol"}),
 }
 
 
@@ -263,13 +278,18 @@ def page_of(
         head, _, tail = after.partition("|")
         if table == "signals":
             clauses.append("seq < ?")
-            values.append(int(head) if head.isdigit() else 0)
+            values.append(min(int(head), 2**62) if head.isascii() and head.isdigit() else 0)
         else:
             clauses.append(f"({order}, {tie}) < (?, ?)")
             values += [head, tail]
     condition = f"WHERE {' AND '.join(clauses)}" if clauses else ""
     rows = connection.execute(
-        f"SELECT * FROM {table} {condition} ORDER BY {order} DESC, {tie} DESC LIMIT ?",  # noqa: S608 (our own names)
+        f"SELECT *, {tie} AS tie FROM {table} {condition} ORDER BY {order} DESC, tie DESC LIMIT ?",  # noqa: S608 (our own names)
         (*values, limit),
     ).fetchall()
-    return [{**dict(row), "cursor": f"{row[order]}|{row[tie]}"} for row in rows]
+    page = []
+    for row in rows:
+        item = dict(row)
+        item["cursor"] = f"{row[order]}|{item.pop('tie')}"
+        page.append(item)
+    return page

@@ -18,7 +18,7 @@ class FillsPanel(TablePanel):
     EMPTY = ("No fills yet", "Each execution a broker reports appears here, partial ones too.")
     COLUMNS = (
         col.stamp("at", "Time"),
-        col.text("account", "Account", 92),
+        col.text("account", "Account", 76),
         col.side(),
         col.text("symbol", "Symbol", 92),
         col.quantity("last_qty", "Qty"),

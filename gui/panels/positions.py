@@ -24,12 +24,12 @@ class PositionsPanel(TablePanel):
         "A position appears with its first fill and leaves when it is flat.",
     )
     COLUMNS = (
-        col.text("account", "Account", 92),
-        col.text("symbol", "Symbol", 92),
+        col.text("account", "Account", 76),
+        col.text("symbol", "Symbol", 76),
         col.quantity("qty", "Qty", 84, flash=True, tone=lambda row: fmt.tone_of(row.get("qty"))),
-        col.price("avg_px", "Avg price"),
+        col.average("avg_px", "Avg price"),
         col.price("mark", "Mark", flash=True),
-        col.money("value", "Value"),
+        col.money("value", "Value", 98),
         col.pnl("unrealised", "Open P&L", flash=True),
         col.pnl("realised", "Realised"),
         col.price("stop_loss", "Stop loss"),

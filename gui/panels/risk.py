@@ -40,10 +40,10 @@ class RiskPanel(TablePanel):
         "A kill (Ctrl+Shift+K) or a pause shows here until somebody lifts it.",
     )
     COLUMNS = (
-        col.text("scope", "Scope", 130),
+        col.text("scope", "Scope", 96),
         col.chip("state", "State", 96, STATE_TONES, STATE_MARKS),
         col.stamp("at", "Since"),
-        col.text("by", "By", 90, tone=lambda _row: "muted"),
+        col.text("by", "By", 76, tone=lambda _row: "muted"),
         col.text("reason", "Reason", 260),
     )
 
@@ -170,27 +170,27 @@ def residual_text(row: Row) -> str:
 
 
 def _kill_columns() -> tuple[Column, ...]:
-    def step(key: str, title: str) -> Column:
+    def step(key: str, title: str, width: int) -> Column:
         return Column(
             key,
             title,
-            76,
+            width,
             "number",
             text=lambda row: fmt.quiet_count(row.get(key)),
             tone=lambda _row: "muted",
         )
 
     def blocked(row: Row) -> str:
-        return "✓ blocked" if row.get("blocked") else "…"
+        return "✓ blocked" if row.get("blocked") else "… blocking"
 
     return (
-        col.text("account", "Account", 90),
-        col.text("blocked", "Entries", 84, text=blocked, tone=lambda row: "pos" if row.get("blocked") else "warn"),
-        step("cancels_sent", "Cancels"),
-        step("cancels_confirmed", "Confirmed"),
+        col.text("account", "Account", 62),
+        col.text("blocked", "Entries", 80, text=blocked, tone=lambda row: "pos" if row.get("blocked") else "warn"),
+        step("cancels_sent", "Cancels", 56),
+        step("cancels_confirmed", "Confirmed", 72),
         col.count("working", "Left", 54, "warn", flash=True),
-        col.text("residual", "Still held", 170, text=residual_text, raw=residual_text),
-        col.text("done", "Done", 74, text=lambda row: "✓ done" if row.get("done") else "working",
+        col.text("done", "Done", 62, text=lambda row: "✓ done" if row.get("done") else "working",
                  tone=lambda row: "pos" if row.get("done") else "accent"),
+        col.text("residual", "Still held", 170, text=residual_text, raw=residual_text),
         col.text("error", "Error", 220, tone=lambda _row: "crit"),
     )  # fmt: skip

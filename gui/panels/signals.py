@@ -197,21 +197,21 @@ def _columns(desk: Desk) -> tuple[Column, ...]:
         return "muted" if part is None else ("crit" if part < 0.25 else "warn")
 
     review = Column(
-        "review", "Review", 60, "bar", text=lambda row: "" if left(row) is None else fmt.countdown(left(row)),
+        "review", "Review", 54, "bar", text=lambda row: "" if left(row) is None else fmt.countdown(left(row)),
         raw=left, tone=hurry, bar=share, live=True, about="Time left to approve what is held",
     )  # fmt: skip
     return (
         col.stamp("received_at", "Time", visible=False),
         col.aged("received_at", "Age", store.age_of),
         col.chip("state", "State", 84, col.SIGNAL_TONES, _MARKS),
-        col.side("action", "Action", 68),
-        col.text("symbol", "Symbol", 74),
+        col.side("action", "Action", 64),
+        col.text("symbol", "Symbol", 72),
         review,
-        col.count("sent", "Sent", 44, "pos", flash=True, about="Accounts whose order went out"),
-        col.count("held", "Held", 44, "warn", about="Accounts that wait for approval"),
-        col.count("skipped", "Skip", 44, about="Accounts passed over: not eligible"),
-        col.count("refused", "Ref", 42, "crit", about="Accounts refused by sizing or risk"),
-        col.count("filled", "Filled", 50, "pos", flash=True, about="Accounts filled"),
+        col.count("sent", "Sent", 40, "pos", flash=True, about="Accounts whose order went out"),
+        col.count("held", "Held", 40, "warn", about="Accounts that wait for approval"),
+        col.count("skipped", "Skip", 40, about="Accounts passed over: not eligible"),
+        col.count("refused", "Ref", 36, "crit", about="Accounts refused by sizing or risk"),
+        col.count("filled", "Filled", 48, "pos", flash=True, about="Accounts filled"),
         col.count("working", "Work", 46, "accent", about="Accounts with a working order"),
         col.count("rejected", "Rej", 42, "crit", about="Rejected by the broker"),
         col.count("unknown", "Unk", 44, "warn", about="Sent, no proof of their fate"),

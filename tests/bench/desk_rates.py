@@ -32,11 +32,16 @@ LIMIT_MS = 50.0
 
 
 class StallMeter:
-    """How late a precise 5 ms timer fires: what a click would have waited."""
+    """How late a precise 5 ms timer fires: what a click would have waited (milliseconds).
+
+    ``worked``: how long this thread itself was busy meanwhile; the rest it waited for a processor.
+    """
 
     def __init__(self) -> None:
         self.late: list[float] = []
+        self.worked: list[float] = []
         self._at = time.perf_counter()
+        self._busy = time.thread_time()
         self._timer = QTimer()
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.setInterval(5)
@@ -44,16 +49,18 @@ class StallMeter:
 
     def start(self) -> None:
         self.late.clear()
-        self._at = time.perf_counter()
+        self.worked.clear()
+        self._at, self._busy = time.perf_counter(), time.thread_time()
         self._timer.start()
 
     def stop(self) -> None:
         self._timer.stop()
 
     def _fire(self) -> None:
-        now = time.perf_counter()
+        now, busy = time.perf_counter(), time.thread_time()
         self.late.append((now - self._at) * 1e3 - 5.0)
-        self._at = now
+        self.worked.append((busy - self._busy) * 1e3)
+        self._at, self._busy = now, busy
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -104,6 +111,7 @@ async def measure(
         "frame_work_p99_ms": round(percentile(work, 0.99), 2),
         "stall_p99_ms": round(percentile(meter.late, 0.99), 2),
         "stall_max_ms": round(max(meter.late), 2),
+        "work_max_ms": round(max(meter.worked), 2),
         "cpu_percent_without_script": round(100 * (time.process_time() - cpu - spent) / wall),
     }
 

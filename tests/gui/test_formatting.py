@@ -92,3 +92,21 @@ def test_colour_is_never_alone() -> None:
     assert fmt.side("buy").startswith("▲")
     assert fmt.side("sell").startswith("▼")
     assert fmt.arrow("-1") == "▼"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("0.107977123", "0.107977"), ("-0.0011239", "−0.001124"), ("25", "25"), ("0.00000012", "0.00000012"),
+     ("1.500000", "1.5"), (None, "–")],
+)  # fmt: skip
+def test_a_narrow_quantity_never_reads_as_nothing(given: object, shown: str) -> None:
+    assert fmt.short_quantity(given) == shown
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [("46255.051234567", f"46{fmt.THIN}255.05"), ("416.06512", "416.0651"), ("416.1", "416.10"),
+     ("0.00001234", "0.00001234"), (None, "–")],
+)  # fmt: skip
+def test_an_average_price_is_short(given: object, shown: str) -> None:
+    assert fmt.average_price(given) == shown

@@ -112,6 +112,39 @@ def test_nothing_moves_under_the_pointer(store: Store, model: TableModel) -> Non
     assert not model.waiting
 
 
+def test_a_row_that_is_not_kept_any_more_leaves_but_not_under_the_pointer(
+    store: Store, model: TableModel
+) -> None:
+    model.keep = lambda row: row["order_qty"] != "0"
+    feed(store, row("a"), row("b"), row("c", "0"))
+    assert model.order == ["a", "b"]
+    feed(store, row("a", "0"))
+    assert model.order == ["b"]
+    model.frozen = lambda: True
+    feed(store, row("b", "0"))
+    assert model.order == ["b"]
+    model.frozen = lambda: False
+    model.step(1e9)
+    assert model.order == []
+    feed(store, row("a", "2"))
+    assert model.order == ["a"]
+
+
+def test_only_another_value_in_the_sorted_column_sorts_again(
+    store: Store, model: TableModel
+) -> None:
+    model.sort(1, DOWN)
+    feed(store, row("a", "1"), row("b", "2"), row("c", "3"))
+    moves: list[int] = []
+    model.layoutChanged.connect(lambda *_: moves.append(1))
+    feed(store, row("a", "1", "another text"), row("d", "4"))
+    model.step(1e9)
+    assert (model.order, moves) == (["d", "c", "b", "a"], [])
+    feed(store, row("a", "9"))
+    model.step(2e9)
+    assert (model.order, moves) == (["a", "d", "c", "b"], [1])
+
+
 def test_a_resort_keeps_the_selection_with_its_row(
     qtbot: QtBot, store: Store, model: TableModel
 ) -> None:

@@ -20,6 +20,7 @@ from tests.processes import (
     alpaca,
     import_accounts,
     paper,
+    signal_document,
     until,
     volley,
     write_config,
@@ -87,7 +88,10 @@ async def test_approve_all(tmp_path, sim: SimBroker) -> None:
         detail = await w.detail("bot/s-2")
         assert detail["signal"]["state"] == "accepted"
         assert detail["signal"]["hold_expires_at"] is None
-        assert (await w.post(id="s-2", audience={"accounts": ["A-001", "A-002"]})).status_code in {200, 409}
+        assert (await w.post(id="s-2", audience={"accounts": ["A-001", "A-002"]})).status_code in {
+            200,
+            409,
+        }
         assert await w.refused("approve", signal="bot/s-2") == (409, "NOT_HELD")
         assert await w.refused("approve", signal="bot/none") == (404, "NOT_FOUND")
 
@@ -112,7 +116,8 @@ async def test_approve_some_scaled_and_changed(tmp_path, sim: SimBroker) -> None
         assert (result["orders"], result["refused"]["A-003"]["code"]) == ({}, "QTY_MIN")
         rows = by_account(await w.detail("bot/s-1"))
         assert (rows["A-001"]["code"], rows["A-003"]["code"]) == ("REJECTED_BY_OPERATOR", "QTY_MIN")
-        assert not at_venue(sim, 1) and not at_venue(sim, 3)
+        assert not at_venue(sim, 1)
+        assert not at_venue(sim, 3)
 
 
 async def test_approval_checks_what_has_changed_since(tmp_path, sim: SimBroker) -> None:
@@ -126,9 +131,7 @@ async def test_approval_checks_what_has_changed_since(tmp_path, sim: SimBroker) 
         await w.command("pause", scope="all")
         assert await w.refused("approve", signal="bot/s-2") == (409, "PAUSED")
         await w.command("resume", scope="all")
-        assert await w.refused(
-            "approve", signal="bot/s-2", limit_price="300"
-        ) == (409, "COLLAR")
+        assert await w.refused("approve", signal="bot/s-2", limit_price="300") == (409, "COLLAR")
         assert (await w.detail("bot/s-2"))["signal"]["state"] == "held"
         assert set((await w.command("approve", signal="bot/s-2"))["orders"]) == {"A-002"}
 
@@ -187,14 +190,21 @@ async def test_force_passes_soft_blocks_only(tmp_path, sim: SimBroker) -> None:
     ]
     async with world(tmp_path, accounts) as w:
         await w.send(stop_loss="180", take_profit="200")
-        for account, code in (("A-003", "QTY_MAX"), ("A-004", "INACTIVE"), ("A-005", "NOT_SUBSCRIBED")):
+        for account, code in (
+            ("A-003", "QTY_MAX"),
+            ("A-004", "INACTIVE"),
+            ("A-005", "NOT_SUBSCRIBED"),
+        ):
             given = {"signal": "bot/s-1", "accounts": [account], "reason": "please"}
             assert await w.refused("force", **given) == (409, code)
         given = {"signal": "bot/s-1", "accounts": ["A-006"], "reason": "again"}
         assert await w.refused("force", **given) == (409, "ALREADY_SENT")
         given = {"signal": "bot/s-1", "accounts": ["nobody"], "reason": "again"}
         assert await w.refused("force", **given) == (404, "NOT_FOUND")
-        assert await w.refused("force", signal="bot/s-1", accounts=["A-001"]) == (422, "INVALID_COMMAND")
+        assert await w.refused("force", signal="bot/s-1", accounts=["A-001"]) == (
+            422,
+            "INVALID_COMMAND",
+        )
         result = await w.command(
             "force", signal="bot/s-1", accounts=["A-001", "A-002"], reason="I know"
         )
@@ -212,10 +222,7 @@ async def test_force_passes_soft_blocks_only(tmp_path, sim: SimBroker) -> None:
 async def test_a_forced_signal_was_still_refused_at_first(tmp_path, sim: SimBroker) -> None:
     account = alpaca(1, url(sim), limits={"min_reward_risk": "5"})
     async with world(tmp_path, [account]) as w:
-        body = {"stop_loss": "180", "take_profit": "200", "issued_at": None}
-        from tests.processes import signal_document
-
-        document = signal_document() | {n: v for n, v in body.items() if v}
+        document = signal_document(stop_loss="180", take_profit="200")
         first = await w.http.post("/v1/signals", json=document)
         assert first.json()["code"] == "NO_ACCOUNTS"
         await w.command("force", signal="bot/s-1", accounts=["A-001"], reason="I know")
@@ -247,7 +254,9 @@ async def test_force_after_stale_uses_a_new_id(tmp_path, sim: SimBroker) -> None
 async def test_cancel_order(tmp_path, sim: SimBroker) -> None:
     async with world(tmp_path, [alpaca(1, url(sim)), paper(1)]) as w:
         for account in ("A-001", "P-001"):
-            cl_ord_id = await resting(w, account, id=f"rest-{account}", audience={"accounts": [account]})
+            cl_ord_id = await resting(
+                w, account, id=f"rest-{account}", audience={"accounts": [account]}
+            )
             assert (await w.command("cancel_order", cl_ord_id=cl_ord_id))["result"] == "requested"
             order = w.engine.orders.orders[cl_ord_id]
             await eventually(lambda o=order: o.status is OrderStatus.CANCELED)
@@ -284,7 +293,10 @@ async def test_replace_order(tmp_path, sim: SimBroker) -> None:
             assert (new.order_qty, new.limit_price) == (3, 186)
             state = w.engine.fleet.states[account]
             assert list(state.working) == [new.cl_ord_id]
-            assert await w.refused("replace_order", cl_ord_id=first, order_qty="4") == (409, "NOT_WORKING")
+            assert await w.refused("replace_order", cl_ord_id=first, order_qty="4") == (
+                409,
+                "NOT_WORKING",
+            )
             given = {"cl_ord_id": new.cl_ord_id}
             assert await w.refused("replace_order", **given) == (422, "INVALID_COMMAND")
         sim.venue.market.pin("AAPL", Decimal("185.9"))
@@ -314,7 +326,10 @@ async def test_close_position_by_fractions(tmp_path, sim: SimBroker) -> None:
         result = await w.command("close_position", **given, fraction="0.25")
         assert result["order_qty"] == "2"
         await eventually(lambda: w.position("A-001") == 8)
-        assert await w.refused("close_position", **given, fraction="1.5") == (422, "INVALID_COMMAND")
+        assert await w.refused("close_position", **given, fraction="1.5") == (
+            422,
+            "INVALID_COMMAND",
+        )
         assert await w.refused("close_position", **given, fraction="0.01") == (409, "NO_POSITION")
         await w.command("close_position", **given)
         await eventually(lambda: w.position("A-001") == 0)
@@ -333,7 +348,10 @@ async def test_flatten_cancels_and_closes_its_scope(tmp_path, sim: SimBroker) ->
         await holding(w, sim)
         await w.send(id="eth", symbol="ETHUSDT")
         await eventually(lambda: w.position("A-002", "ETHUSDT") == 1)
-        rest = [await resting(w, name, id=f"r-{name}", audience={"accounts": [name]}) for name in ("A-001", "A-002")]
+        rest = [
+            await resting(w, name, id=f"r-{name}", audience={"accounts": [name]})
+            for name in ("A-001", "A-002")
+        ]
         result = await w.command("flatten", scope="account:A-001", reason="test")
         assert result["cancels"] == 1
         assert set(result["orders"].values()) == {"A-001"}
@@ -426,7 +444,10 @@ async def test_states_are_told_and_guarded(tmp_path, sim: SimBroker) -> None:
         assert (status["engine"]["trading"], status["engine"]["reason"]) == ("disarmed", "lunch")
         assert await w.refused("resume", scope="all") == (409, "DISARMED")
         assert await w.refused("pause", scope="all") == (409, "DISARMED")
-        assert await w.refused("rearm", scope="all") == (422, "INVALID_COMMAND")  # a reason is needed
+        assert await w.refused("rearm", scope="all") == (
+            422,
+            "INVALID_COMMAND",
+        )  # a reason is needed
         await w.command("rearm", scope="all", reason="back")
         await w.command("kill", scope="account:A-001", reason="test")
         assert await w.refused("resume", scope="account:A-001") == (409, "HALTED")
@@ -442,7 +463,9 @@ async def test_commands_are_carried_out_once(tmp_path, sim: SimBroker) -> None:
         close = {
             "id": "once", "command": "close_position", "account": "A-001", "symbol": "AAPL", "fraction": "0.5",
         }  # fmt: skip
-        answers = await asyncio.gather(*(w.http.post("/v1/commands", json=close) for _ in range(10)))
+        answers = await asyncio.gather(
+            *(w.http.post("/v1/commands", json=close) for _ in range(10))
+        )
         assert {answer.status_code for answer in answers} == {200}
         await eventually(lambda: w.position("A-001") == 1)
         later = await w.http.post("/v1/commands", json=close)
@@ -459,7 +482,9 @@ async def test_commands_are_carried_out_once(tmp_path, sim: SimBroker) -> None:
 
 async def test_accounts_are_switched(tmp_path, sim: SimBroker) -> None:
     async with world(tmp_path, [alpaca(1, url(sim)), alpaca(2, url(sim))]) as w:
-        assert (await w.command("set_account_active", account="A-001", active=False))["result"] == "inactive"
+        assert (await w.command("set_account_active", account="A-001", active=False))[
+            "result"
+        ] == "inactive"
         assert by_account(await w.send())["A-001"]["code"] == "INACTIVE"
         await w.command("set_account_active", account="A-001", active=True)
         assert by_account(await w.send(id="s-2"))["A-001"]["outcome"] == "sent"
@@ -485,7 +510,11 @@ async def test_resend_and_resolve_unknown(tmp_path, sim: SimBroker) -> None:
     accounts = [alpaca(n, url(sim)) for n in (1, 2, 3)]
     async with world(tmp_path, accounts) as w:
         lost = [{"action": "drop", "match": {"method": "POST"}, "times": 0}]
-        silent = {"action": "http_500", "match": {"path": "/v2/orders:by_client_order_id"}, "times": 0}
+        silent = {
+            "action": "http_500",
+            "match": {"path": "/v2/orders:by_client_order_id"},
+            "times": 0,
+        }
         sim.faults.replace([*lost, silent])  # lost, and the broker cannot say so
         await w.post(valid_for_s=0.5)
         orders = w.engine.records["bot/s-1"].orders
@@ -498,7 +527,10 @@ async def test_resend_and_resolve_unknown(tmp_path, sim: SimBroker) -> None:
         assert result["result"] == "expired"
         result = await w.command("resolve_unknown", cl_ord_id=third, exists=True)
         assert result["result"] == "new"
-        assert await w.refused("resolve_unknown", cl_ord_id=second, exists=True) == (409, "NOT_UNKNOWN")
+        assert await w.refused("resolve_unknown", cl_ord_id=second, exists=True) == (
+            409,
+            "NOT_UNKNOWN",
+        )
         sim.faults.replace([])
         answer = await w.try_command("resend", cl_ord_id=first)
         assert answer.status_code == 200, answer.text
@@ -514,7 +546,11 @@ async def test_resend_of_what_exists_is_refused(tmp_path, sim: SimBroker) -> Non
         sim.faults.replace(
             [
                 {"action": "accept_then_drop", "match": {"method": "POST"}},
-                {"action": "http_500", "match": {"path": "/v2/orders:by_client_order_id"}, "times": 0},
+                {
+                    "action": "http_500",
+                    "match": {"path": "/v2/orders:by_client_order_id"},
+                    "times": 0,
+                },
                 {"action": "drop", "match": {"path": "/stream"}, "times": 0},
             ]
         )
@@ -585,19 +621,21 @@ async def test_kill_denies_what_is_queued(tmp_path, sim: SimBroker) -> None:
 
 async def test_kill_in_mid_fan_out_leaves_nothing_working(tmp_path) -> None:
     """Orders in flight while the kill comes are accepted late: they are chased and cancelled."""
-    async with venue(latency_ms=300) as sim:
-        async with world(tmp_path, [alpaca(n, url(sim)) for n in range(1, 31)]) as w:
-            sim.config.latency_ms = 0
-            await w.send(id="warm-up")
-            sim.config.latency_ms = 300
-            await w.post(**FAR)
-            await eventually(lambda: posts(sim) > 30)
-            await w.command("kill")
-            sim.config.latency_ms = 0
-            await eventually(lambda: not w.engine.orders.working(), 20)
-            assert sim.summary()["open_orders"] == 0
-            statuses = {o.status for o in w.engine.records["bot/s-1"].orders.values()}
-            assert statuses <= {OrderStatus.CANCELED, OrderStatus.DENIED}
+    async with (
+        venue(latency_ms=300) as sim,
+        world(tmp_path, [alpaca(n, url(sim)) for n in range(1, 31)]) as w,
+    ):
+        sim.config.latency_ms = 0
+        await w.send(id="warm-up")
+        sim.config.latency_ms = 300
+        await w.post(**FAR)
+        await eventually(lambda: posts(sim) > 30)
+        await w.command("kill")
+        sim.config.latency_ms = 0
+        await eventually(lambda: not w.engine.orders.working(), 20)
+        assert sim.summary()["open_orders"] == 0
+        statuses = {o.status for o in w.engine.records["bot/s-1"].orders.values()}
+        assert statuses <= {OrderStatus.CANCELED, OrderStatus.DENIED}
 
 
 async def test_kill_with_flatten_closes_positions(tmp_path, sim: SimBroker) -> None:
@@ -610,10 +648,15 @@ async def test_kill_with_flatten_closes_positions(tmp_path, sim: SimBroker) -> N
         assert sim.summary()["open_orders"] == 0
         assert (await w.post(id="after")).json()["code"] == "HALTED"
         # by hand one still gets out of what is left
-        assert await w.refused("close_position", account="A-001", symbol="AAPL") == (409, "NO_POSITION")
+        assert await w.refused("close_position", account="A-001", symbol="AAPL") == (
+            409,
+            "NO_POSITION",
+        )
 
 
-async def test_kill_with_flatten_closes_what_a_resting_exit_covered(tmp_path, sim: SimBroker) -> None:
+async def test_kill_with_flatten_closes_what_a_resting_exit_covered(
+    tmp_path, sim: SimBroker
+) -> None:
     async with world(tmp_path, [alpaca(1, url(sim))]) as w:
         await holding(w, sim)
         detail = await w.send(id="exit", action="close", order_type="limit", limit_price="195")
@@ -690,7 +733,9 @@ def test_a_kill_left_for_a_dead_engine_comes_first(tmp_path: Path) -> None:
             engine.wait_connected(5)
             engine.signal(**FAR)
             until(lambda: venue_.get("/sim/summary")["open_orders"] == 5)
-            venue_.post("/sim/faults", [{"action": "drop", "match": {"method": "POST"}, "times": 0}])
+            venue_.post(
+                "/sim/faults", [{"action": "drop", "match": {"method": "POST"}, "times": 0}]
+            )
             engine.signal(id="in-flight", valid_for_s=300)
             engine.kill()
             venue_.post("/sim/faults", [])

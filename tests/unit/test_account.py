@@ -79,8 +79,8 @@ def test_secrets_are_shown_nowhere():
     [
         ("id", ""), ("id", "a b"), ("id", "a/b"), ("id", "x" * 65), ("id", 7), ("name", "x" * 129),
         ("broker", "robinhood"), ("environment", "test"), ("active", "yes"), ("active", 1), ("approval", "maybe"),
-        ("tags", ["a b"]), ("tags", "gold"), ("strategies", ["**"]), ("symbols", ["aapl"]), ("credentials", {"a b": "x"}),
-        ("sizing", None), ("limits", None), ("base_url", "x" * 257), ("wish", 1),
+        ("tags", ["a b"]), ("tags", "gold"), ("strategies", ["**"]), ("symbols", ["aapl"]),
+        ("credentials", {"a b": "x"}), ("sizing", None), ("limits", None), ("base_url", "x" * 257), ("wish", 1),
     ],
 )  # fmt: skip
 def test_what_a_document_may_not_say(field, value):

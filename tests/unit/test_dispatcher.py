@@ -18,6 +18,8 @@ class Floor:
 
     def __init__(self, *accounts: str) -> None:
         self.dispatcher = Dispatcher()
+        self.dispatcher.denied = self._deny
+        self.denied: list[tuple[str, str]] = []
         self.sent: list[Order] = []
         clock = HandClock()
         for account in accounts:
@@ -26,6 +28,9 @@ class Floor:
             limit = RateLimit(TokenBucket(1e9, 1e9, clock.monotonic_ns()))
             lane = Lane(session, limit, clock, lambda _order: None, lambda *_denied: None)
             self.dispatcher.lanes[account] = lane
+
+    def _deny(self, order: Order, code: str, _text: str) -> None:
+        self.denied.append((order.cl_ord_id, code))
 
     def fan_out(self, name: str) -> list[Order]:
         orders = [make_order(f"{name}-{a}", account=a) for a in self.dispatcher.lanes]
@@ -62,6 +67,14 @@ async def test_orders_of_one_account_keep_their_order_over_many_fan_outs():
     for account, lane in floor.dispatcher.lanes.items():
         sent = [order.cl_ord_id for order in lane.session.submitted]
         assert sent == [f"s{number}-{account}" for number in range(10)]
+
+
+async def test_an_account_without_a_lane_is_told_and_keeps_nobody_else_s_order():
+    floor = Floor("B", "C")
+    orders = [make_order(f"s-{account}", account=account) for account in "ABC"]
+    floor.dispatcher.dispatch(orders)
+    assert [order.cl_ord_id for order in floor.sent] == ["s-B", "s-C"]
+    assert floor.denied == [("s-A", "NOT_CONNECTED")]
 
 
 async def test_a_large_fan_out_lets_the_loop_turn():

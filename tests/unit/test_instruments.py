@@ -72,14 +72,25 @@ async def test_a_slow_broker_is_not_waited_for_and_its_answer_still_counts(
     assert session.asked_instruments == ["BTCUSDT"]
 
 
-async def test_a_failure_is_not_remembered(instruments, session, caplog):
+async def test_a_broker_that_fails_is_left_alone_for_a_while(instruments, session, caplog):
+    session.instruments = BrokerUnavailable("no route")
+    for _ in range(5):  # no signal waits for the failing question again
+        await instruments.ensure("alpaca", "BTCUSDT")
+    assert session.asked_instruments == ["BTCUSDT"]
+    assert instruments.known("alpaca", "BTCUSDT")
+    assert instruments.get("alpaca", "BTCUSDT") == Instrument("BTCUSDT")
+    assert not instruments.known("alpaca", "ETHUSDT")
+    assert "instrument BTCUSDT at alpaca: no route" in caplog.text
+
+
+async def test_a_broker_that_failed_is_asked_again_later(instruments, session, monkeypatch):
+    monkeypatch.setattr(module, "ASK_AGAIN_S", 0.0)
     session.instruments = BrokerUnavailable("no route")
     await instruments.ensure("alpaca", "BTCUSDT")
     assert not instruments.known("alpaca", "BTCUSDT")
-    assert "instrument BTCUSDT at alpaca: no route" in caplog.text
     session.instruments = {"BTCUSDT": COIN}
     await instruments.ensure("alpaca", "BTCUSDT")
-    assert instruments.known("alpaca", "BTCUSDT")
+    assert instruments.get("alpaca", "BTCUSDT") is COIN
 
 
 async def test_without_a_session_nothing_is_known(instruments):

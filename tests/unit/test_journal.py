@@ -17,14 +17,24 @@ from pathlib import Path
 import pytest
 
 from engine.errors import StoreError
-from engine.model.enums import ExecType, OrderStatus, OrderType, TimeInForce
+from engine.execution.order_manager import OrderManager
+from engine.model.enums import ExecType, OrderStatus, OrderType, Side, TimeInForce
 from engine.model.messages import Fill
 from engine.model.order import Order
+from engine.model.position import Position
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
 from engine.stores.journal import Journal
 from engine.stores.journal_rows import SignalEntry
-from tests.helpers import MONDAY, HandClock, eventually, make_order, make_report, make_trade
+from tests.helpers import (
+    MONDAY,
+    HandClock,
+    eventually,
+    make_order,
+    make_report,
+    make_state,
+    make_trade,
+)
 
 ROOT = Path(__file__).parents[2]
 STAMP = "2026-11-23T15:00:00.000000Z"
@@ -163,6 +173,29 @@ async def test_the_same_execution_is_kept_once(path):
             journal.note_fill(fill, keeper.apply(fill))
             await journal.flushed()
         assert len((await journal.load()).fills) == 1
+
+
+async def test_an_execution_told_again_after_a_restart_counts_once(path):
+    order, keeper = make_order(), PositionKeeper(Marks(HandClock()))
+    told = make_trade(order, "x1", "4")
+    async with opened(path) as journal:
+        fill = order.apply(told, MONDAY)
+        order.apply(make_report(order, ExecType.CANCELED), MONDAY)
+        journal.note_order(order)
+        journal.note_fill(fill, keeper.apply(fill))
+    async with opened(path) as journal:
+        loaded = await journal.load()
+    fills, broken = [], []
+    manager = OrderManager(
+        HandClock(),
+        {"A-1": make_state()},
+        lambda *_changed: None,
+        lambda again, _order: fills.append(again),
+        lambda *problem: broken.append(problem),
+    )
+    manager.load(loaded.orders, loaded.fills)
+    assert manager.apply(told).cum_qty == 4
+    assert (fills, broken) == ([], [])
 
 
 async def test_a_restart_keeps_latches_days_and_commands(path):
@@ -386,6 +419,19 @@ async def test_pages_of_some(full, table, where, count):
     assert sum(len(page) for page in await pages(full, table, 4, **where)) == count
 
 
+async def test_pages_of_fills_hold_every_account_s(path):
+    """An execution's id is unique in its account only."""
+    names = [f"A-{number}" for number in range(6)]
+    async with opened(path) as journal:
+        for name in names:
+            fill = Fill(name, "1", f"O-{name}", "AAPL", Side.BUY, Decimal(1), Decimal(1), MONDAY)
+            journal.note_fill(fill, Position(name, "AAPL"))
+        await journal.flushed()
+        for size in (1, 2, 4, 6):
+            found = [row["account"] for page in await pages(journal, "fills", size) for row in page]
+            assert sorted(found) == names
+
+
 async def test_new_rows_do_not_move_the_pages_after(full):
     first = await full.page("signals", {}, 5, None)
     await full.commit_signal(entry("newer"))
@@ -393,11 +439,22 @@ async def test_new_rows_do_not_move_the_pages_after(full):
     assert [row["seq"] for row in first + second] == list(range(25, 15, -1))
 
 
-@pytest.mark.parametrize("cursor", ["x", "|", "²|1", "-1|-1", "'; DROP TABLE signals"])
+@pytest.mark.parametrize(
+    "cursor", ["x", "|", "²|1", "-1|-1", "9" * 20, "9" * 5000, "'; DROP TABLE signals"]
+)
 @pytest.mark.parametrize("table", ["signals", "orders", "fills"])
 async def test_a_cursor_of_somebody_s_own_making_harms_nothing(full, table, cursor):
     with suppress(StoreError):
         assert isinstance(await full.page(table, {}, 5, cursor), list)
+    assert full.failed == ""
+    assert len(await full.page(table, {}, 100, None)) == 25
+
+
+@pytest.mark.parametrize("limit", [0, -1, 10**20])
+@pytest.mark.parametrize("table", ["signals", "orders", "fills"])
+async def test_a_limit_no_query_takes_harms_nothing(full, table, limit):
+    with suppress(StoreError):
+        assert isinstance(await full.page(table, {}, limit, None), list)
     assert full.failed == ""
     assert len(await full.page(table, {}, 100, None)) == 25
 
@@ -408,13 +465,33 @@ async def test_a_cursor_of_somebody_s_own_making_harms_nothing(full, table, curs
 async def test_a_query_that_fails_says_nothing_about_the_writes(path):
     async with opened(path) as journal:
         await journal.commit_signal(entry())
-        with closing(sqlite3.connect(path)) as other:
-            other.execute("UPDATE signals SET plan = 'no JSON'")
-            other.commit()
+        change(path, "UPDATE signals SET plan = 'no JSON'")
         with pytest.raises(StoreError):
             await journal.signal("bot", "s-1")
         assert journal.failed == ""
         assert await journal.commit_signal(entry("s-2")) is None
+
+
+async def test_a_row_that_cannot_be_read_is_its_asker_s_trouble_alone(path):
+    async with opened(path) as journal:
+        await journal.commit_order(make_order())
+        change(path, "UPDATE orders SET order_qty = 'abc'")
+        with pytest.raises(StoreError):
+            await journal.order("O-1")
+        assert journal.failed == ""
+        assert await journal.commit_signal(entry()) is None
+
+
+async def test_a_connection_that_breaks_leaves_nobody_waiting(path):
+    journal = Journal(path)
+    told: list[str] = []
+    journal.on_failure = told.append
+    async with opened(path, journal):
+        journal._work.put((lambda connection: connection.close(), None))
+        with pytest.raises(StoreError):
+            await asyncio.wait_for(journal.commit_signal(entry()), 10)
+        await eventually(lambda: journal.failed)
+        assert told == [journal.failed]
 
 
 async def test_a_full_disk_stops_the_journal_once_and_loses_nothing_acknowledged(path):
@@ -514,6 +591,14 @@ if sys.platform != "win32":
             assert "later" not in kept
 
 
+def change(path: Path, *statements: str) -> None:
+    """Change the file behind the journal's back."""
+    with closing(sqlite3.connect(path)) as other:
+        for statement in statements:
+            other.execute(statement)
+        other.commit()
+
+
 async def refused(path: Path) -> str:
     journal = Journal(path)
     with pytest.raises(StoreError) as caught:
@@ -547,13 +632,16 @@ async def test_a_directory_that_cannot_be_written(tmp_path):
     assert "unable to open" in await refused(tmp_path / "not there" / "journal.sqlite3")
 
 
-async def test_a_file_of_another_version(path):
+@pytest.mark.parametrize("version", ["2", "two"])
+async def test_a_file_of_another_version_is_refused_and_left_as_it_is(path, version):
     async with opened(path) as journal:
         await journal.commit_signal(entry())
+    change(path, f"UPDATE meta SET value = '{version}' WHERE key = 'schema'", "DROP TABLE days")
+    assert f"its schema is version {version}, this build reads version 1" in await refused(path)
     with closing(sqlite3.connect(path)) as other:
-        other.execute("UPDATE meta SET value = '2' WHERE key = 'schema'")
-        other.commit()
-    assert "its schema is version 2, this build reads version 1" in await refused(path)
+        tables = {name for (name,) in other.execute("SELECT name FROM sqlite_master")}
+    assert "signals" in tables
+    assert "days" not in tables
 
 
 async def test_a_closed_journal_can_be_closed_again(path):
@@ -562,3 +650,11 @@ async def test_a_closed_journal_can_be_closed_again(path):
     await journal.open()
     await journal.close()
     await journal.close()
+
+
+async def test_a_closed_journal_takes_nothing_and_keeps_nobody_waiting(path):
+    async with opened(path) as journal:
+        pass
+    for late in (journal.commit_signal(entry()), journal.flushed(), journal.load()):
+        with pytest.raises(StoreError, match="closed"):
+            await asyncio.wait_for(late, 10)

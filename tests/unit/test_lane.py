@@ -81,6 +81,14 @@ async def test_exits_leave_before_entries(road):
     assert road.sent() == ["exit", "entry-1", "entry-2"]
 
 
+async def test_exits_keep_their_order_among_themselves(road):
+    road.session.is_ready = False
+    road.put("exit-1", "exit-2", "exit-3", side="sell", reducing=True)
+    road.session.is_ready = True
+    road.lane.pump()
+    assert road.sent() == ["exit-1", "exit-2", "exit-3"]
+
+
 async def test_a_session_that_takes_one_at_a_time_gets_one_at_a_time(road):
     def busy(_order: Order) -> None:
         road.session.is_ready = False
@@ -106,8 +114,7 @@ async def test_the_rate_holds_orders_back_and_the_lane_wakes_by_itself(slow_road
 @pytest.mark.parametrize(("late_ns", "leaves"), [(-1, True), (0, True), (1, False)])
 async def test_an_order_leaves_until_its_deadline_and_not_after(road, late_ns, leaves):
     road.session.is_ready = False
-    road.put("1", quantity="10")
-    (order,) = road.lane._queue
+    (order,) = road.put("1")
     order.send_before_ns = road.deadline(5)
     road.clock.advance_ns(5_000_000_000 + late_ns)
     road.session.is_ready = True
@@ -188,6 +195,28 @@ async def test_what_is_put_back_goes_before_what_came_later(road):
     assert road.sent() == ["1", "2", "3"]
 
 
+async def test_an_entry_put_back_does_not_overtake_an_exit(road):
+    road.session.is_ready = False
+    road.put("exit", side="sell", reducing=True)
+    road.lane.put_back(make_order("entry"))
+    road.session.is_ready = True
+    road.lane.pump()
+    assert road.sent() == ["exit", "entry"]
+
+
+async def test_an_order_that_needs_no_more_tries_is_forgotten(road):
+    order = make_order("1")
+    for _ in range(MOST_TRIES - 1):
+        road.lane.put_back(order)
+        road.lane.pump()
+    road.lane.forget(order)
+    assert road.lane._tries == {}
+    road.lane.put_back(order)  # counted from the beginning
+    road.lane.pump()
+    assert road.session.submitted == [order] * MOST_TRIES
+    assert road.denied == []
+
+
 async def test_what_is_put_back_too_late_is_denied(road):
     order = make_order("1")
     order.send_before_ns = road.deadline(1)
@@ -210,11 +239,47 @@ async def test_one_queued_order_can_be_taken_out(road):
     assert not road.lane.deny(first, "X", "")
 
 
+async def test_a_denied_order_may_look_into_the_lane_however_long_the_queue(road):
+    """A denial pumps, as the engine does after every change of an order: it neither nests nor sends."""
+    road.lane._denied = lambda order, code, _text: (
+        road.denied.append((order.cl_ord_id, code)),
+        road.lane.pump(),
+    )
+    road.session.is_ready = False
+    orders = road.put(*(f"O-{number}" for number in range(2000)))
+    road.forbidden = ("HALTED", "all is halted")
+    road.lane.pump()
+    assert road.denied == [(order.cl_ord_id, "HALTED") for order in orders]
+    assert len(road.lane) == 0
+
+
+async def test_emptying_the_lane_sends_nothing_even_when_it_could(road):
+    road.lane._denied = lambda order, code, _text: (
+        road.denied.append((order.cl_ord_id, code)),
+        road.lane.pump(),
+    )
+    road.session.is_ready = False
+    road.put("1", "2", "3", "4")
+    road.session.is_ready = True
+    assert road.lane.deny_all("NOT_SENT", "the engine stopped") == 4
+    assert [name for name, _ in road.denied] == ["1", "2", "3", "4"]
+    assert road.sent() == []
+
+
+async def test_a_closed_lane_takes_nothing_and_starts_no_timer(road):
+    road.lane.close()
+    road.lane.put_back(make_order("1"))
+    assert road.lane._timer is None
+    road.put("2")
+    assert road.denied == [("1", "NOT_SENT"), ("2", "NOT_CONNECTED")]
+    assert road.sent() == []
+    assert len(road.lane) == 0
+
+
 async def test_closing_denies_what_waits_and_leaves_no_timer(slow_road):
     slow_road.put("1", "2", "3")
-    assert slow_road.lane.deny_all("INACTIVE", "taken out of service") == 2
+    slow_road.lane.close("INACTIVE", "taken out of service")
     assert slow_road.denied == [("2", "INACTIVE"), ("3", "INACTIVE")]
-    slow_road.lane.close()
     slow_road.clock.advance(60)
     await asyncio.sleep(0)
     assert slow_road.lane._timer is None

@@ -150,6 +150,18 @@ def test_what_was_before_a_restart_is_taken_in(book):
     assert set(book.manager.orders) == {"W", "D"}
 
 
+def test_an_account_that_becomes_known_later_is_handed_its_working_orders(book):
+    """Its document could not be read at the start; kill, reconciliation and closes look at what works."""
+    ours, done = make_order("W", account="C"), make_order("D", account="C")
+    ours.status, done.status = OrderStatus.NEW, OrderStatus.FILLED
+    theirs = make_order("T", account="B")
+    book.manager.load([done, ours, theirs], [])
+    state = book.states["C"] = make_state(make_account("C"))
+    book.manager.adopt(state)
+    assert state.working == {"W": ours}
+    assert book.manager.working() == [theirs, ours]
+
+
 def test_the_newest_fills_are_kept(book, monkeypatch):
     order = book.add(quantity="100000")
     for number in range(module.MOST_FILLS + 5):

@@ -226,6 +226,29 @@ def test_a_stale_reference_makes_no_collar_where_none_is_required():
     assert desk.plan(reference_price="200").code == ""
 
 
+def test_a_stale_price_sizes_nothing():
+    sizing = {"method": "notional", "value": "1000"}
+    desk = Desk(make_state(sizing=sizing), price_reference="when_available")
+    assert quantities(desk.plan()) == {"A-1": 10}
+    desk.clock.advance(86_400)
+    assert codes(desk.plan().refused) == {"A-1": "REF_MISSING"}
+
+
+def test_without_any_price_an_order_s_value_is_not_counted():
+    """Except where an account has a limit on it: what cannot be checked is not let through there."""
+    desk = Desk(
+        make_state(),
+        make_state(make_account("B", limits={"max_order_value": "1"})),
+        price_reference="when_available",
+        max_signal_value="1",
+    )
+    plan = desk.plan(symbol="MSFT")
+    assert quantities(plan) == {"A-1": 10}
+    assert codes(plan.refused) == {"B": "REF_MISSING"}
+    own_price = desk.plan(symbol="MSFT", order_type=OrderType.LIMIT, limit_price="100")
+    assert own_price.code == "FANOUT_VALUE"
+
+
 @pytest.mark.parametrize(
     ("limits", "code"),
     [

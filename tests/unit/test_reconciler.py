@@ -21,6 +21,7 @@ from tests.helpers import (
     make_order,
     make_report,
     make_state,
+    make_trade,
 )
 
 
@@ -140,6 +141,36 @@ async def test_it_gives_up_after_a_while_and_says_so(desk, caplog):
     assert order.status is OrderStatus.UNKNOWN
     assert desk.absent == []
     assert "order O-1 of A-1 stays unknown" in caplog.text
+
+
+async def test_proof_that_comes_while_the_broker_is_asked_wins(desk):
+    order = desk.order()
+    desk.session.hold.clear()
+    desk.reconciler.resolve(order, desk.session)
+    await eventually(lambda: desk.looked_up() == 1)
+    desk.session.hold.set()
+    desk.session.hold.clear()
+    await eventually(lambda: desk.looked_up() == 2)  # the second "none" would be believed
+    desk._report(make_trade(order, "x1", "10"))
+    desk.session.hold.set()
+    await desk.done()
+    assert desk.absent == []
+    assert order.status is OrderStatus.FILLED
+
+
+async def test_an_order_that_was_absent_and_is_unknown_at_once_again_is_looked_up_again(desk):
+    order = desk.order()
+
+    def send_again(absent: Order) -> None:
+        desk.absent.append(absent.cl_ord_id)
+        if len(desk.absent) == 1:
+            desk.reconciler.resolve(absent, desk.session)
+
+    desk.reconciler._on_absent = send_again
+    desk.reconciler.resolve(order, desk.session)
+    await desk.done()
+    assert desk.absent == ["O-1", "O-1"]
+    assert desk.looked_up() == 4
 
 
 async def test_one_look_up_an_order_at_a_time(desk):
