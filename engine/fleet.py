@@ -135,17 +135,30 @@ class Fleet:
             self._hooks.alert("warning", "NOT_CONNECTED", state.id, str(error))
             return
         self.sessions[state.id] = session
-        now = self._clock.monotonic_ns()
-        broker = adapter.capabilities
-        buckets = [TokenBucket(broker.max_orders_per_second, broker.burst, now), self._firm]
-        own = state.account.limits.max_orders_per_second
-        if own is not None:
-            buckets.append(TokenBucket(own, own, now))
-        limit = RateLimit(*buckets)
+        limit = self._rate_limit(state)
         self._dispatcher.lanes[state.id] = Lane(
             session, limit, self._clock, self._gate, self._denied
         )
         self._spawn(self._connect(state, session), f"connect-{state.id}")
+
+    def _rate_limit(self, state: AccountState) -> RateLimit:
+        now = self._clock.monotonic_ns()
+        broker = self._adapter(state.broker).capabilities
+        buckets = [TokenBucket(broker.max_orders_per_second, broker.burst, now), self._firm]
+        own = state.limits.max_orders_per_second
+        if own is not None:
+            buckets.append(TokenBucket(own, own, now))
+        return RateLimit(*buckets)
+
+    async def first_try(self, within_s: float) -> None:
+        """Wait until every account that is on has been tried once, a few seconds at most."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within_s
+        trying = {ConnectionState.DISCONNECTED, ConnectionState.CONNECTING}
+        while loop.time() < end and any(  # noqa: ASYNC110 (a state of many, not one event)
+            state.active and state.connection in trying for state in self.states.values()
+        ):
+            await asyncio.sleep(0.01)
 
     def _adapter(self, broker: str) -> BrokerAdapter:
         adapter = self._adapters.get(broker)
@@ -252,17 +265,19 @@ class Fleet:
         else:
             before = state.account
             state.update(account)
-            wire = ("broker", "environment", "base_url", "credentials", "limits")
+            wire = ("broker", "environment", "base_url", "credentials")
             if any(getattr(before, name) != getattr(account, name) for name in wire):
                 await self._close(account.id)
                 self._open(state)
+            elif lane := self._dispatcher.lanes.get(account.id):
+                lane.limit = self._rate_limit(state)
         self._hooks.changed(account.id)
         return 1
 
     async def _removed(self, account_id: str) -> int:
         state = self.states[account_id]
-        if state.working:
-            # Its working orders are still managed; it takes no new ones.
+        if state.working or self._keeper.open_symbols(account_id):
+            # What it has at the broker is still managed; it takes no new orders.
             if not state.account.active:
                 return 0
             state.update(state.account.model_copy(update={"active": False}))
@@ -270,7 +285,7 @@ class Fleet:
                 "warning",
                 "INACTIVE",
                 account_id,
-                "removed with working orders: kept until they are done",
+                "removed with working orders or positions: kept until they are closed",
             )
         else:
             await self._close(account_id)

@@ -6,9 +6,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from engine.clock import rfc3339
+from engine.errors import BrokerError, StoreError
 from engine.model import tables
 from engine.model.account_state import AccountState
-from engine.model.enums import OrderStatus
+from engine.model.enums import OrderStatus, OrderType, TimeInForce
 from engine.model.numbers import to_text
 from engine.model.order import Order
 
@@ -31,7 +32,7 @@ class KillRun:
         self._desk = desk
         self._scope = scope
         self._command_id = command_id
-        self._flatten = flatten
+        self.flatten = flatten
         self._asked: dict[str, set[str]] = {}
         self._canceled: dict[str, Order] = {}
         self._errors: dict[str, str] = {}
@@ -44,11 +45,43 @@ class KillRun:
             self._asked.setdefault(account, set())
         count = sum(self._cancel(state) for state in self._engine.fleet.states.values())
         self._touch_all()
-        if self._flatten:
+        if self.flatten:
             # Exits are an operator's own orders: they pass the halt they belong to.
-            await self._desk.send_by_hand(self._desk.exits(self._scope, self._command_id))
+            try:
+                await self._desk.send_by_hand(self._desk.exits(self._scope, self._command_id))
+            except StoreError as error:
+                self._engine.alert("critical", "INTERNAL", "", f"positions are not closed: {error}")
         self._task = self._engine.task(self._chase(), "kill")
+        if self._scope.partition(":")[0] in {"all", "account", "broker"}:
+            for state in self._engine.fleet.states.values():
+                if self._desk.in_scope(self._scope, state):
+                    self._engine.spawn(self._cancel_listed(state), f"kill-listed-{state.id}")
         return count
+
+    async def _cancel_listed(self, state: AccountState) -> None:
+        """Cancel what works at the broker and is none of ours."""
+        session = self._engine.fleet.sessions.get(state.id)
+        if session is None or not state.usable:
+            return
+        try:
+            listed = await session.open_orders()
+        except BrokerError as error:
+            self._errors[state.id] = f"its list of orders cannot be read: {error}"
+            return
+        for report in listed:
+            if self._engine.orders.find(report) is None and report.side and report.order_qty:
+                foreign = Order(
+                    cl_ord_id=report.cl_ord_id,
+                    account=state.id,
+                    symbol=report.symbol,
+                    side=report.side,
+                    order_qty=report.order_qty,
+                    order_type=report.order_type or OrderType.MARKET,
+                    time_in_force=report.time_in_force or TimeInForce.DAY,
+                    created_at=self._engine.clock.now(),
+                )
+                foreign.order_id = report.order_id
+                session.cancel(foreign)
 
     def stop(self) -> None:
         """End the chase (a newer press takes over)."""
@@ -90,7 +123,7 @@ class KillRun:
             left = sum(len(self._working(state)) for state in self._engine.fleet.states.values())
             self._touch_all()
             if not left:
-                if self._flatten:
+                if self.flatten:
                     await self._desk.close_rest(self._canceled.values(), self._command_id)
                 return
             if since_cancel >= CANCEL_AGAIN_S:

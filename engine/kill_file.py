@@ -38,7 +38,7 @@ class KillFile:
             return content
         return [
             {
-                "id": "kill-file",
+                "id": f"kill-file-{self._engine.clock.monotonic_ns():x}",
                 "command": "kill",
                 "scope": "all",
                 "reason": f"{self._path.name} cannot be read",
@@ -83,9 +83,8 @@ class KillFile:
     async def _obey(self, documents: list[dict[str, Any]]) -> None:
         for document in documents:
             try:
-                await self._engine.handle_command(document)
-            except CommandRefused as error:
+                await self._engine.handle_command({**document, "command": "kill"})
+            except Exception as error:  # noqa: BLE001 (whatever goes wrong, this watch goes on)
                 log.warning("kill file: %s", error)
-                await self._engine.latch(
-                    "all", TradingState.HALTED, f"kill file: {error}", "kill file"
-                )
+                text = f"kill file: {error}"
+                await self._engine.latch("all", TradingState.HALTED, text, "kill file")

@@ -48,7 +48,7 @@ class OperatorDesk:
 
     def __init__(self, engine: TradingEngine) -> None:
         self._engine = engine
-        self.kill_run: KillRun | None = None
+        self.kill_runs: dict[str, KillRun] = {}  # by scope, the newest press last
 
     async def handle(self, document: Result) -> Result:
         """Carry out one command; a repeat of its id gets the first result.
@@ -61,25 +61,38 @@ class OperatorDesk:
         if isinstance(command, c.Kill):
             # The latch goes before the books: nothing may delay it.
             await self._latch_kill(command)
-        earlier = await self._engine.journal.commit_command(
-            command.id, rfc3339(self._engine.clock.now()), body
-        )
-        if earlier is not None:
-            if earlier["body"] != body:
-                raise CommandRefused(
-                    "DUPLICATE_ID", f"command id {command.id} was used for another command"
-                )
-            result: Result = earlier["result"]
-            if "refused" in result:
-                raise CommandRefused(result["refused"], result["message"], result["status"])
-            return result
+        try:
+            earlier = await self._engine.journal.commit_command(
+                command.id, rfc3339(self._engine.clock.now()), body
+            )
+        except StoreError:
+            # Getting out must work without the books; everything else waits for them.
+            if not isinstance(command, c.Kill | c.CancelOrder):
+                raise
+            return await self._carry_out(command)
+        # What a crash cut short is carried out again only where doing it twice does no harm.
+        again = earlier is not None and earlier["interrupted"] and isinstance(command, c.Kill)
+        if earlier is not None and not again:
+            return self._first_result(earlier, body, command.id)
+        result: Result = {"error": "INTERNAL", "message": "it failed half way", "status": 500}
         try:
             result = await self._carry_out(command)
         except CommandRefused as error:
-            refused = {"refused": error.code, "message": error.message, "status": error.status}
-            self._engine.journal.note_result(command.id, refused)
+            result = {"error": error.code, "message": error.message, "status": error.status}
             raise
-        self._engine.journal.note_result(command.id, result)
+        finally:
+            self._engine.journal.note_result(command.id, result)
+        return result
+
+    @staticmethod
+    def _first_result(earlier: Result, body: Result, command_id: str) -> Result:
+        if earlier["body"] != body:
+            raise CommandRefused(
+                "DUPLICATE_ID", f"command id {command_id} was used for another command"
+            )
+        result: Result = earlier["result"]
+        if "error" in result:
+            raise CommandRefused(result["error"], result["message"], result["status"])
         return result
 
     async def _carry_out(self, command: c.Command) -> Result:  # noqa: C901 (one line a command)
@@ -181,7 +194,12 @@ class OperatorDesk:
         engine.release_hold(record)
         for order in plan.orders:
             engine.orders.add(order)
-        await engine.commit_record(record)
+        try:
+            await engine.commit_record(record)
+        except StoreError:
+            for order in plan.orders:
+                engine.orders.take_back(order)
+            raise
         # An operator's decision is as fresh as the moment it was made: the age limit starts anew.
         seconds = record.signal.valid_for_s or engine.config.signals.max_age_s
         engine.send(plan.orders, record, engine.clock.monotonic_ns() + int(float(seconds) * 1e9))
@@ -245,7 +263,10 @@ class OperatorDesk:
     @staticmethod
     def _may_force(record: SignalRecord, account: str) -> None:
         order = record.orders.get(account)
-        if order is not None and order.status is not OrderStatus.DENIED:
+        absent = (
+            order is not None and order.status is OrderStatus.EXPIRED and order.code == "ABSENT"
+        )
+        if order is not None and order.status is not OrderStatus.DENIED and not absent:
             raise CommandRefused(
                 "ALREADY_SENT", f"{account} has order {order.cl_ord_id}, {order.status.value}"
             )
@@ -299,6 +320,12 @@ class OperatorDesk:
             raise CommandRefused(
                 "INVALID_COMMAND", "one of order_qty, limit_price, stop_price is needed", 422
             )
+        if order.cum_qty:
+            # Brokers differ in what the new quantity of a partly filled order counts: safe either way.
+            raise CommandRefused(
+                "PARTIALLY_FILLED",
+                f"{to_text(order.cum_qty)} has filled already: cancel the rest and send another",
+            )
         replacement = self._by_hand(
             order.account,
             order.symbol,
@@ -307,13 +334,13 @@ class OperatorDesk:
             command.id,
             "replace",
         )
-        if replacement.order_qty <= order.cum_qty:
-            raise CommandRefused("QTY_MIN", f"{to_text(order.cum_qty)} has filled already")
         replacement.order_type, replacement.time_in_force = order.order_type, order.time_in_force
         replacement.limit_price = command.limit_price or order.limit_price
         replacement.stop_price = command.stop_price or order.stop_price
         replacement.strategy, replacement.reducing = order.strategy, order.reducing
+        self._may_replace(replacement)
         await self._engine.journal.commit_orders([replacement])
+        self._may_replace(replacement)
         self._engine.orders.add(replacement)
         self._engine.publisher.touch(tables.ORDERS, replacement.cl_ord_id)
         session.replace(order, replacement)
@@ -323,10 +350,29 @@ class OperatorDesk:
             "replaces": order.cl_ord_id,
         }
 
+    def _may_replace(self, replacement: Order) -> None:
+        """Hold a replacement to every limit a new order has.
+
+        Raises:
+            CommandRefused: with the code of the limit.
+        """
+        engine = self._engine
+        state = self._state(replacement.account)
+        refused = engine.gate(replacement) or engine.planner.check_by_hand(state, replacement)
+        if refused is not None:
+            raise CommandRefused(*refused)
+
+    @staticmethod
+    def _may_resend(order: Order) -> None:
+        absent = order.status is OrderStatus.EXPIRED and order.code == "ABSENT"
+        if order.status is not OrderStatus.UNKNOWN and not absent:
+            raise CommandRefused("NOT_UNKNOWN", f"{order.cl_ord_id} is {order.status.value}")
+        if order.leg == "replace":
+            raise CommandRefused("NOT_PROVEN", "a replacement cannot be sent as a new order")
+
     async def _resend(self, command: c.Resend) -> Result:
         order = self._order(command.cl_ord_id)
-        if order.status is not OrderStatus.UNKNOWN:
-            raise CommandRefused("NOT_UNKNOWN", f"{order.cl_ord_id} is {order.status.value}")
+        self._may_resend(order)
         engine = self._engine
         latch = engine.gate(order)
         if latch is not None:
@@ -345,8 +391,12 @@ class OperatorDesk:
             raise CommandRefused(
                 "EXISTS", f"the broker has {order.cl_ord_id}: {found.status or found.exec_type}"
             )
-        order.status = OrderStatus.PENDING_NEW
-        order.first_byte_ns = order.last_byte_ns = 0
+        self._may_resend(order)  # another may have been faster, or the proof have come
+        settled = (engine.clock.now() - order.created_at).total_seconds()
+        if settled < session.capabilities.settle_s:
+            raise CommandRefused("NOT_PROVEN", "the broker may still be taking it in: try again")
+        order.reopen()
+        engine.orders.add_again(order)
         order.send_before_ns = engine.clock.monotonic_ns() + int(
             float(engine.config.signals.max_age_s) * 1e9
         )
@@ -588,6 +638,10 @@ class OperatorDesk:
         if engine.states.get(command.scope) is None:
             return {"result": TradingState.ACTIVE.value, "scope": command.scope}
         engine.alert("warning", "REARM", "", f"{command.scope}: {command.reason}")
+        for scope, run in list(self.kill_runs.items()):
+            if command.scope in {scope, FIRM}:
+                run.stop()
+                del self.kill_runs[scope]
         await engine.latch(command.scope, TradingState.ACTIVE, command.reason, OPERATOR)
         return {"result": TradingState.ACTIVE.value, "scope": command.scope}
 
@@ -610,11 +664,14 @@ class OperatorDesk:
             )
 
     async def _kill(self, command: c.Kill) -> Result:
-        if self.kill_run is not None:
-            self.kill_run.stop()
-        self.kill_run = run = KillRun(
-            self._engine, self, command.scope, command.id, command.flatten
-        )
+        before = self.kill_runs.pop(command.scope, None)
+        if before is not None:
+            before.stop()
+        flatten = command.flatten or (before is not None and before.flatten)
+        # Exits of a run that was cut short keep their ids: this one's are its own.
+        run_id = f"{command.id[:40]}.{self._engine.clock.monotonic_ns():x}"
+        run = KillRun(self._engine, self, command.scope, run_id, flatten)
+        self.kill_runs[command.scope] = run
         canceled = await run.begin()
         return {
             "result": "halted",

@@ -85,7 +85,11 @@ class Planner:
         chosen, passed_over = self._index.candidates(signal)
         if release is not None:
             chosen = [state for state in chosen if state.id in release.accounts]
-            passed_over = {}
+            passed_over = {
+                account: reason
+                for account, reason in passed_over.items()
+                if account in release.accounts
+            }
         if signal.action in {Action.BUY, Action.SELL}:
             plan = self._entries(signal, chosen, release)
         elif signal.action is Action.CLOSE:
@@ -273,6 +277,29 @@ class Planner:
             or checks.quantity(quantity, limits)
             or checks.value(quantity, prices.entry, instrument, limits)
         )
+
+    def check_by_hand(self, state: AccountState, order: Order) -> Reason | None:
+        """Check an order made by hand against the account's limits and the collar; exits pass."""
+        if order.reducing:
+            return None
+        instrument = self._instrument_of(state.broker, order.symbol)
+        quote = self._marks.get(order.symbol)
+        price = order.limit_price or order.stop_price
+        limits = state.limits
+        refused = (
+            checks.tick(order.limit_price, instrument)
+            or checks.tick(order.stop_price, instrument)
+            or checks.quantity(order.order_qty, limits)
+            or checks.value(
+                order.order_qty, price or (quote.price if quote else None), instrument, limits
+            )
+        )
+        if refused is not None or price is None:
+            return refused
+        if quote is None or not self._fresh(quote):
+            required = self._limits.price_reference == "required"
+            return ("REF_STALE", f"no fresh price of {order.symbol} is known") if required else None
+        return checks.collar(price, quote.price, self._limits.collar_percent)
 
     # ---- exits, cancels, changes ---------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from engine.signal_record import SignalRecord
 from engine.stores.journal_rows import LoadedState, SignalEntry
 from engine.trading_engine import TradingEngine
 
+CONFIGURATION = "configuration"
+
 
 def record_from_entry(entry: SignalEntry, signal: Signal, orders: dict[str, Order]) -> SignalRecord:
     """Rebuild a signal's record; intents without an order row become orders whose fate is not known."""
@@ -80,6 +82,8 @@ async def recover(engine: TradingEngine) -> None:
     orders = {order.cl_ord_id: order for order in loaded.orders}
     fresh: list[Order] = []
     for entry in loaded.signals:
+        if entry.settled and any(cl_ord_id not in orders for cl_ord_id in _intents(entry)):
+            continue  # its orders are done and too old to be in memory: the journal answers for it
         signal = signal_from_document(entry.body, entry.body_hash, engine.clock.now())
         record = record_from_entry(entry, signal, orders)
         engine.records[record.key] = record
@@ -100,6 +104,11 @@ async def recover(engine: TradingEngine) -> None:
     for record in engine.records.values():
         if record.held:
             engine.hold(record)
+
+
+def _intents(entry: SignalEntry) -> list[str]:
+    """Return the ClOrdIDs of a plan."""
+    return [row[0] for *_, rows in entry.plan.get("orders", ()) for row in rows]
 
 
 def _doubt(engine: TradingEngine, record: SignalRecord) -> None:
@@ -138,9 +147,7 @@ async def _starting_state(engine: TradingEngine) -> None:
     if latch is not None and latch.state is TradingState.HALTED:
         return
     if engine.config.engine.trading == "active":
-        if latch is not None and latch.state is TradingState.DISARMED:
-            await engine.latch(
-                FIRM, TradingState.ACTIVE, "engine.trading = active", "configuration"
-            )
+        if latch is not None and latch.state is TradingState.DISARMED and latch.by == CONFIGURATION:
+            await engine.latch(FIRM, TradingState.ACTIVE, "engine.trading = active", CONFIGURATION)
         return
-    await engine.latch(FIRM, TradingState.DISARMED, "not armed since the start", "configuration")
+    await engine.latch(FIRM, TradingState.DISARMED, "not armed since the start", CONFIGURATION)

@@ -41,6 +41,7 @@ from engine.views import (
 
 TICK_S = 0.1
 PNL_POINTS = 3_600
+MARKS_WITHIN_S = 60.0
 
 
 class EngineReports:
@@ -139,12 +140,15 @@ class EngineReports:
         }
 
     def _kill_keys(self) -> list[str]:
-        run = self._operator.kill_run
-        return run.accounts() if run else []
+        return list(
+            dict.fromkeys(a for run in self._operator.kill_runs.values() for a in run.accounts())
+        )
 
     def _kill(self, key: str) -> Row | None:
-        run = self._operator.kill_run
-        return run.row(key) if run else None
+        for run in reversed(self._operator.kill_runs.values()):
+            if key in run.accounts():
+                return run.row(key)
+        return None
 
     def _latency(self, key: str) -> Row:
         return self._engine.latency_stages.row(key, rfc3339(self._engine.clock.now()))
@@ -295,13 +299,22 @@ class EngineReports:
         now = engine.clock.now()
         for state in engine.fleet.states.values():
             day = state.hours.day(now) if state.hours else now.astimezone(UTC).date()
-            if state.day is None or day > state.day:
-                first = state.day is None
-                state.day = day
-                total = engine.keeper.pnl(state.id).total
-                state.day_baseline = total
-                if not first or total:
-                    engine.journal.note_day(state.id, day.isoformat(), total)
+            if state.day is not None and day <= state.day:
+                continue
+            if self._unpriced(state):
+                continue  # without marks all that was ever gained or lost would seem today's
+            state.day = day
+            state.day_baseline = engine.keeper.pnl(state.id).total
+            engine.journal.note_day(state.id, day.isoformat(), state.day_baseline)
+
+    def _unpriced(self, state: AccountState) -> bool:
+        """Say whether an open position's price is still to come, in the first minute after the start."""
+        engine = self._engine
+        age = (engine.clock.now() - engine.started_at).total_seconds()
+        if engine.prices is None or age > MARKS_WITHIN_S:
+            return False
+        held = engine.keeper.open_symbols(state.id)
+        return any(engine.marks.price(symbol) is None for symbol in held)
 
     # ---- questions -------------------------------------------------------------------------------------------
 
@@ -358,16 +371,17 @@ class EngineReports:
         self, table: str, where: dict[str, str], limit: int, after: str | None
     ) -> dict[str, Any]:
         key = KEYS[table]
-        column = {
-            "account": "id" if table == tables.ACCOUNTS else "account",
-            "status": "connection",
-        }
+        column = {"account": "id" if table == tables.ACCOUNTS else "account"}
+        if table == tables.ACCOUNTS:
+            column["status"] = "connection"
         rows = sorted(self._engine.publisher.rows(table), key=lambda row: str(row[key]))
+        asked = {column.get(name, name): value for name, value in where.items()}
         found = [
             row
             for row in rows
             if (after is None or row[key] > after)
-            and all(str(row.get(column.get(name, name))) == value for name, value in where.items())
+            # A filter that a table has no column for does not narrow it.
+            and all(str(row[name]) == value for name, value in asked.items() if name in row)
         ]
         page = found[:limit]
         return {"items": page, "next": page[-1][key] if len(found) > limit else None}

@@ -26,7 +26,14 @@ from engine.intake.tradingview import map_alert
 from engine.market.instruments import Instruments
 from engine.model import tables
 from engine.model.account_state import AccountState
-from engine.model.enums import ConnectionState, ExecType, OrderStatus, SignalState, TradingState
+from engine.model.enums import (
+    Action,
+    ConnectionState,
+    ExecType,
+    OrderStatus,
+    SignalState,
+    TradingState,
+)
 from engine.model.messages import ExecutionReport, Fill
 from engine.model.order import Order
 from engine.model.position import Position
@@ -48,6 +55,8 @@ from engine.views import fill_row, order_row, position_row, signal_row
 log = logging.getLogger(__name__)
 
 MOST_RECORDS = 2_000
+FIRST_TRY_S = 3.0
+DURABLE_WITHIN_S = 1.0
 OPERATOR = "operator"
 """Source of orders made by hand. Their legs are never a signal's, so neither are their ClOrdIDs."""
 
@@ -86,7 +95,6 @@ class TradingEngine:
         self.records: OrderedDict[str, SignalRecord] = OrderedDict()
         self.alerts: deque[dict[str, Any]] = deque(maxlen=500)
         self.counts = {"signals": 0, "orders": 0, "fills": 0}
-        self.external_orders: dict[str, int] = {}
         self.started_at = clock.now()
         self._alert_number = 0
         self._inflight: dict[str, asyncio.Future[None]] = {}
@@ -116,6 +124,9 @@ class TradingEngine:
                 await copy.open()
         self._copy_everything()
         await self.fleet.start()
+        await self.fleet.first_try(
+            FIRST_TRY_S
+        )  # a signal that comes sooner would find nobody to act
         await self.reports.start()
         for source in self.services:
             await source.start()
@@ -290,6 +301,8 @@ class TradingEngine:
         most = self._max_age_s(signal)
         if age > most:
             return "STALE", f"{age:.1f} s old when it came in, allowed are {most:g} s"
+        if signal.action is Action.CANCEL:
+            return "", ""  # cancels pass under every state
         latch = self.states.strictest(f"strategy:{signal.strategy}", f"symbol:{signal.symbol}")
         if latch is None or (signal.side is None and latch.state is TradingState.REDUCING):
             return "", ""
@@ -382,6 +395,8 @@ class TradingEngine:
         lane = self.dispatcher.lanes.get(order.account)
         if lane is not None and lane.deny(order, code, text):
             return True
+        if self.dispatcher.deny(order, code, text):
+            return True
         session = self.fleet.sessions.get(order.account)
         if session is None:
             return False
@@ -392,7 +407,7 @@ class TradingEngine:
         self.records[record.key] = record
         while len(self.records) > MOST_RECORDS:
             key, oldest = next(iter(self.records.items()))
-            if oldest.held or oldest.waiting:
+            if oldest.held or any(order.status.working for order in oldest.orders.values()):
                 self.records.move_to_end(key)
                 break
             del self.records[key]
@@ -443,9 +458,7 @@ class TradingEngine:
 
     def on_report(self, report: ExecutionReport) -> None:
         """Take an execution report from a session."""
-        order = self.orders.apply(report)
-        if order is None and report.order_id and report.exec_type is ExecType.NEW:
-            self.external_orders[report.account] = self.external_orders.get(report.account, 0) + 1
+        self.orders.apply(report)
 
     def on_connection(self, account: str, state: ConnectionState, text: str) -> None:
         """Take a session's new state."""
@@ -575,6 +588,8 @@ class TradingEngine:
         state = self.fleet.states.get(order.account)
         if state is None:
             return "INACTIVE", "the account was removed"
+        if not state.active and not order.reducing:
+            return "INACTIVE", "the account was switched off"
         if not self.states:
             return None
         latch = self.states.strictest(
@@ -604,12 +619,21 @@ class TradingEngine:
         session = self.fleet.sessions.get(state.id)
         if session is None:
             return
-        try:
-            self.external_orders[state.id] = await self.reconciler.reconcile(state, session)
-        except Exception as error:  # noqa: BLE001 (one account's failure stays its own)
-            log.warning("reconciling %s failed: %s", state.id, error)
-            state.last_error = f"reconciliation: {error}"
-            self.publisher.touch(tables.ACCOUNTS, state.id)
+        pause = 1.0
+        while self.fleet.sessions.get(state.id) is session and state.usable:
+            try:
+                external = await self.reconciler.reconcile(state, session)
+            except Exception as error:  # noqa: BLE001 (one account's failure stays its own)
+                log.warning("reconciling %s failed: %s", state.id, error)
+                state.last_error = f"reconciliation: {error}"
+                self.publisher.touch(tables.ACCOUNTS, state.id)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 30.0)
+            else:
+                if external:
+                    text = f"{external} working orders at the broker are not ours"
+                    self.alert("warning", "EXTERNAL", state.id, text)
+                return
 
     # ---- latches ------------------------------------------------------------------------------------------------
 
@@ -622,11 +646,14 @@ class TradingEngine:
         for account in self.fleet.states:
             self.publisher.touch(tables.ACCOUNTS, account)
         try:
-            if state is TradingState.ACTIVE:
-                await self.journal.clear_halt(scope)
-            else:
-                await self.journal.commit_halt(scope, state.value, reason, at, by)
-        except StoreError as error:
+            async with asyncio.timeout(
+                DURABLE_WITHIN_S
+            ):  # a hung disk must not hold up the cancels
+                if state is TradingState.ACTIVE:
+                    await self.journal.clear_halt(scope)
+                else:
+                    await self.journal.commit_halt(scope, state.value, reason, at, by)
+        except (StoreError, TimeoutError) as error:
             self.alert(
                 "critical",
                 "INTERNAL",

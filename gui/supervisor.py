@@ -173,8 +173,7 @@ class Supervisor(QObject):
             return await asyncio.shield(finished)
         finally:
             ready.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await ready
+            await asyncio.gather(ready, return_exceptions=True)
 
     async def _announce(self, url: str) -> None:
         await self._on_up(EngineAddress(url, self._token(), ours=True))
@@ -260,6 +259,7 @@ class Supervisor(QObject):
     def _fail(self, text: str, status: int) -> None:
         if self.first is not None and not self.first.done():
             self.first.set_exception(EngineFailedError(text, status))
+            self.first.exception()  # looked at: whoever cares has a callback on it
 
 
 def read_address(home: Path) -> tuple[str, str] | None:

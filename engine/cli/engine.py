@@ -47,6 +47,7 @@ def _seconds(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Run until a signal, the lifeline or the clock ends it; return the exit status."""
+    os.umask(0o077)  # what an engine writes is its owner's
     with contextlib.ExitStack() as stack:
         home = stack.enter_context(demo_home(args)) if args.demo else Home(args.home)
         config = open_config(args, home)
@@ -161,6 +162,7 @@ async def inline(args: argparse.Namespace) -> AsyncIterator[EngineClient]:
     """
     from engine.client import local_client
 
+    os.umask(0o077)  # what an engine writes is its owner's
     with contextlib.ExitStack() as stack:
         home = stack.enter_context(demo_home(args)) if args.demo else Home(args.home)
         config = open_config(args, home)

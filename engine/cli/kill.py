@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from engine.cli.common import DONE, NoEngineError, emit, find_engine, open_home, say
-from engine.errors import ConfigError
+from engine.errors import CommandRefused, ConfigError
 from engine.home import Home, write_json_atomic
 
 LATCH: Final = "kill.json"
@@ -59,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
             result = api.post("/v1/commands", order)
     except (NoEngineError, ConfigError) as error:
         return _latch(args, home, order, str(error))
+    except CommandRefused as error:
+        if error.status < 500:
+            raise
+        return _latch(args, home, order, str(error))  # it failed inside: leave it no choice
     if args.json:
         emit({"by": "engine", "scope": args.scope, "result": result})
     else:

@@ -38,16 +38,27 @@ class Dispatcher:
 
     def _work(self) -> None:
         waiting, lanes = self._waiting, self.lanes
-        for _ in range(min(CHUNK, len(waiting))):
-            order = waiting.popleft()
-            lane = lanes.get(order.account)
-            if lane is not None:
-                lane.put(order)
-            else:
-                self.denied(order, "NOT_CONNECTED", "the account has no broker session")
-        self._scheduled = bool(waiting)
-        if waiting:
-            self._loop.call_soon(self._work)
+        try:
+            for _ in range(min(CHUNK, len(waiting))):
+                order = waiting.popleft()
+                lane = lanes.get(order.account)
+                if lane is not None:
+                    lane.put(order)
+                else:
+                    self.denied(order, "NOT_CONNECTED", "the account has no broker session")
+        finally:
+            # Whatever one order's fate does, the others' turn comes.
+            self._scheduled = bool(waiting)
+            if waiting:
+                self._loop.call_soon(self._work)
+
+    def deny(self, order: Order, code: str, text: str) -> bool:
+        """Deny an order that waits for its turn; say whether it was still here."""
+        if order not in self._waiting:
+            return False
+        self._waiting.remove(order)
+        self.denied(order, code, text)
+        return True
 
 
 def _nobody(order: Order, code: str, text: str) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 from engine.clock import Clock
 from engine.execution.rate_limit import RateLimit
+from engine.model.enums import OrderStatus
 from engine.model.order import Order
 from engine.ports import BrokerSession
 
 MOST_TRIES = 3
 RETRY_AFTER_NS = 50_000_000
+LOOK_AGAIN_NS = 100_000_000
 
 Gate = Callable[[Order], tuple[str, str] | None]
 Denied = Callable[[Order, str, str], None]
@@ -34,10 +36,10 @@ class Lane:
         "_entries",
         "_exits",
         "_gate",
-        "_limit",
         "_loop",
         "_timer",
         "_tries",
+        "limit",
         "session",
     )
 
@@ -45,7 +47,7 @@ class Lane:
         self, session: BrokerSession, limit: RateLimit, clock: Clock, gate: Gate, denied: Denied
     ) -> None:
         self.session = session
-        self._limit = limit
+        self.limit = limit
         self._clock = clock
         self._gate = gate
         self._denied = denied
@@ -101,6 +103,9 @@ class Lane:
     def _send_first(self, queue: deque[Order]) -> bool:
         """Send or deny the first order; say whether to go on."""
         order = queue[0]
+        if order.status is not OrderStatus.PENDING_NEW:
+            queue.popleft()  # proven or closed meanwhile: it must not leave again
+            return True
         now = self._clock.monotonic_ns()
         refused = self._refused(order, now)
         if refused is not None:
@@ -109,12 +114,12 @@ class Lane:
             self._denied(order, *refused)
             return True
         if not self.session.ready():
-            # The session pumps again when it is; until then only the order's own deadline matters.
-            if order.send_before_ns:
-                self._wake_in(order.send_before_ns - now)
+            # A reply pumps again; a connection that comes back unasked is found by looking.
+            deadline = order.send_before_ns - now if order.send_before_ns else LOOK_AGAIN_NS
+            self._wake_in(min(deadline, LOOK_AGAIN_NS))
             return False
-        if not self._limit.take(now):
-            self._wake_in(self._limit.wait_ns(now))
+        if not self.limit.take(now):
+            self._wake_in(self.limit.wait_ns(now))
             return False
         queue.popleft()
         self.session.submit(order)

@@ -50,12 +50,24 @@ class OrderManager:
         self.fills.extend(fills)
 
     def add(self, order: Order) -> None:
-        """Take a new order as soon as it is planned: from then on it counts against every limit."""
+        """Take a new order as soon as it is planned: from then on it counts against every limit.
+
+        An id that is known already is left alone: a repeat of an old signal plans the same orders again.
+        """
+        if order.cl_ord_id not in self.orders:
+            self._keep(order)
+
+    def add_again(self, order: Order) -> None:
+        """Take an order back among the working ones (proven absent, to be sent once more)."""
         self._keep(order)
+        if order.cl_ord_id in self._done:
+            self._done.remove(order.cl_ord_id)
 
     def take_back(self, order: Order) -> None:
         """Forget an order whose plan did not become durable."""
-        self.orders.pop(order.cl_ord_id, None)
+        if self.orders.get(order.cl_ord_id) is not order:
+            return
+        del self.orders[order.cl_ord_id]
         state = self._states.get(order.account)
         if state is not None:
             state.working.pop(order.cl_ord_id, None)

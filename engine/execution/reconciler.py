@@ -90,7 +90,7 @@ class Reconciler:
         ours = [
             order
             for order in state.working.values()
-            if order.was_sent or order.status is OrderStatus.UNKNOWN
+            if order.was_sent or order.status is not OrderStatus.PENDING_NEW
         ]
         listed = {
             report.cl_ord_id or report.order_id: report for report in await session.open_orders()

@@ -52,7 +52,6 @@ class Order:
         "order_type",
         "planned_ns",
         "reducing",
-        "reference",
         "send_before_ns",
         "side",
         "signal_id",
@@ -111,7 +110,6 @@ class Order:
         )
         self.code = ""
         self.text = ""
-        self.reference: Decimal | None = None
         self.planned_ns = 0
         self.send_before_ns = 0  # never sent later than this (0: no limit)
         self.first_byte_ns = 0
@@ -132,6 +130,18 @@ class Order:
     def was_sent(self) -> bool:
         """Say whether a byte of it may have left."""
         return self.first_byte_ns > 0 or bool(self.order_id) or self.status is OrderStatus.REJECTED
+
+    def reopen(self) -> None:
+        """Make an order that never reached the broker, proven absent there, ready to be sent once more."""
+        if (
+            self.status not in {OrderStatus.UNKNOWN, OrderStatus.EXPIRED}
+            or self.cum_qty
+            or self.order_id
+        ):
+            raise InvariantError(f"{self.cl_ord_id} is {self.status} and cannot be sent again")
+        self.status = OrderStatus.PENDING_NEW
+        self.first_byte_ns = self.last_byte_ns = 0
+        self.code = self.text = ""
 
     def deny(self, code: str, text: str, at: datetime) -> None:
         """Close an order that never left."""

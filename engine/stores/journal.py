@@ -82,7 +82,6 @@ class Journal:
         self._positions: dict[tuple[str, str], Position] = {}
         self._settled: list[int] = []
         self._traces: dict[int, dict[str, Any]] = {}
-        self._states: dict[int, tuple[str, str, str]] = {}
         self.failed: str = (
             ""  # why the journal can no longer be trusted; non-empty stops all sending
         )
@@ -299,10 +298,6 @@ class Journal:
 
         await self._do(work)
 
-    async def commit_order(self, order: Order) -> None:
-        """Write one order made by hand (close, replace, resend) before it leaves."""
-        await self.commit_orders([order])
-
     async def commit_orders(self, orders: list[Order]) -> None:
         """Write orders made by hand before they leave."""
         rows = [order_row(order) for order in orders]
@@ -340,7 +335,11 @@ class Journal:
             ).fetchone()
             if row is not None:
                 result = orjson.loads(row["result"]) if row["result"] else {"result": "in progress"}
-                return {"body": orjson.loads(row["body"]), "result": result}
+                return {
+                    "body": orjson.loads(row["body"]),
+                    "result": result,
+                    "interrupted": result.get("error") == "INTERRUPTED",
+                }
             connection.execute(
                 "INSERT INTO commands (id, at, body) VALUES (?, ?, ?)", (command_id, at, text)
             )
@@ -373,11 +372,6 @@ class Journal:
     def note_trace(self, seq: int, trace: dict[str, Any]) -> None:
         """Write a signal's stage stamps soon."""
         self._traces[seq] = trace
-        self._soon()
-
-    def note_state(self, seq: int, state: str, code: str, message: str) -> None:
-        """Write a signal's state soon."""
-        self._states[seq] = (state, code, message)
         self._soon()
 
     def note_day(self, account: str, day: str, baseline: Decimal) -> None:
@@ -427,14 +421,12 @@ class Journal:
         ]  # fmt: skip
         settled = [(seq,) for seq in self._settled]
         traces = [(orjson.dumps(trace), seq) for seq, trace in self._traces.items()]
-        states = [(*state, seq) for seq, state in self._states.items()]
         for pending in (
             self._orders,
             self._fills,
             self._positions,
             self._settled,
             self._traces,
-            self._states,
         ):
             pending.clear()
 
@@ -448,11 +440,8 @@ class Journal:
             )
             connection.executemany("UPDATE signals SET settled = 1 WHERE seq = ?", settled)
             connection.executemany("UPDATE signals SET trace = ? WHERE seq = ?", traces)
-            connection.executemany(
-                "UPDATE signals SET state = ?, code = ?, message = ? WHERE seq = ?", states
-            )
 
-        if orders or fills or positions or settled or traces or states:
+        if orders or fills or positions or settled or traces:
             self._work.put((work, None))
 
     async def flushed(self) -> None:

@@ -197,6 +197,19 @@ def _position_from(row: sqlite3.Row) -> Position:
 
 def load_state(connection: sqlite3.Connection) -> LoadedState:
     """Read everything a restart needs."""
+    # Commands that a crash cut short: nobody carries them out any more.
+    connection.execute(
+        "UPDATE commands SET result = ? WHERE result IS NULL",
+        (
+            orjson.dumps(
+                {
+                    "error": "INTERRUPTED",
+                    "message": "the engine stopped while it was carried out: look before you repeat it",
+                    "status": 409,
+                }
+            ),
+        ),
+    )
     signals = connection.execute(
         "SELECT * FROM signals WHERE settled = 0 OR state = 'held' "
         "OR seq > (SELECT coalesce(max(seq), 0) FROM signals) - 2000 ORDER BY seq"
@@ -211,19 +224,26 @@ def load_state(connection: sqlite3.Connection) -> LoadedState:
                 "SELECT exec_id FROM fills WHERE cl_ord_id = ?", (order.cl_ord_id,)
             )
         )
+    # A signal whose intents are not all noted, or that is held, is gone through order by order.
+    touched = connection.execute(
+        "SELECT o.* FROM signals s JOIN orders o ON o.source = s.source AND o.signal_id = s.id "
+        "WHERE (s.settled = 0 OR s.state = 'held') AND o.working = 0"
+    ).fetchall()
     recent = [
         order_from_row(row)
         for row in connection.execute(
             "SELECT * FROM orders WHERE working = 0 ORDER BY created_at DESC LIMIT 3000"
         )
     ]
+    known = {order.cl_ord_id for order in recent}
+    recent += [order_from_row(row) for row in touched if row["cl_ord_id"] not in known]
     # A broker may tell an execution again long after its order is done.
     told = dict[str, list[str]]()
-    for cl_ord_id, exec_id in connection.execute(
-        "SELECT cl_ord_id, exec_id FROM fills WHERE cl_ord_id IN "
-        "(SELECT cl_ord_id FROM orders WHERE working = 0 ORDER BY created_at DESC LIMIT 3000)"
+    for row in connection.execute(
+        "SELECT cl_ord_id, exec_id FROM fills WHERE cl_ord_id IN (SELECT value FROM json_each(?))",
+        (orjson.dumps([order.cl_ord_id for order in recent]).decode("ascii"),),
     ):
-        told.setdefault(cl_ord_id, []).append(exec_id)
+        told.setdefault(row["cl_ord_id"], []).append(row["exec_id"])
     for order in recent:
         order.restore_fills(told.get(order.cl_ord_id, ()))
     fills = connection.execute("SELECT * FROM fills ORDER BY at DESC LIMIT 2000").fetchall()
@@ -270,6 +290,12 @@ def page_of(
         column = columns.get(name)
         if column:
             clauses.append(f"{column} = ?")
+            values.append(value)
+        elif table == "signals" and name == "account":
+            clauses.append(
+                "EXISTS (SELECT 1 FROM orders o WHERE o.source = signals.source "
+                "AND o.signal_id = signals.id AND o.account = ?)"
+            )
             values.append(value)
         elif table == "signals" and name == "symbol":
             clauses.append("json_extract(CAST(body AS TEXT), '$.symbol') = ?")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -532,6 +533,10 @@ async def test_resend_and_resolve_unknown(tmp_path, sim: SimBroker) -> None:
             "NOT_UNKNOWN",
         )
         sim.faults.replace([])
+        # Not before the broker has had its time to take it in.
+        created = orders["A-001"].created_at
+        settle = timedelta(seconds=w.engine.fleet.sessions["A-001"].capabilities.settle_s)
+        await eventually(lambda: datetime.now(UTC) > created + settle)
         answer = await w.try_command("resend", cl_ord_id=first)
         assert answer.status_code == 200, answer.text
         await eventually(lambda: w.position("A-001") == 1)

@@ -98,10 +98,10 @@ async def test_a_restart_keeps_signals(path):
         )
         await journal.commit_plan(first)
         journal.note_trace(1, {"durable": 5})
-        journal.note_state(2, "expired", "STALE", "too late")
+        second.state, second.code, second.message = "expired", "STALE", "too late"
+        await journal.commit_plan(second)
         journal.note_settled(1)
     first = replace(first, trace={"durable": 5}, settled=True)
-    second = replace(second, state="expired", code="STALE", message="too late")
     async with opened(path) as journal:
         loaded = await journal.load()
         assert loaded.signals == [first, second]
@@ -129,7 +129,7 @@ async def test_a_restart_keeps_orders_fills_and_positions_to_the_last_digit(path
     )
     done = make_order("D", "buy", "3", created_at=MONDAY + timedelta(microseconds=1))
     async with opened(path) as journal:
-        await journal.commit_order(done)
+        await journal.commit_orders([done])
         acknowledged = make_report(working, ExecType.NEW, order_id="b-1")
         for order, reports in (
             (working, [acknowledged, make_trade(working, "x1", "0.1", "1.123456789012")]),
@@ -227,9 +227,10 @@ async def test_a_restart_keeps_latches_days_and_commands(path):
         assert earlier == {
             "body": {"command": "kill"},
             "result": {"result": "halted", "cancels": 3},
+            "interrupted": False,
         }
         unfinished = await journal.commit_command("c-2", STAMP, {"command": "rearm"})
-        assert unfinished["result"] == {"result": "in progress"}
+        assert (unfinished["interrupted"], unfinished["result"]["status"]) == (True, 409)
 
 
 async def test_two_homes_are_two_books(tmp_path):
@@ -474,7 +475,7 @@ async def test_a_query_that_fails_says_nothing_about_the_writes(path):
 
 async def test_a_row_that_cannot_be_read_is_its_asker_s_trouble_alone(path):
     async with opened(path) as journal:
-        await journal.commit_order(make_order())
+        await journal.commit_orders([make_order()])
         change(path, "UPDATE orders SET order_qty = 'abc'")
         with pytest.raises(StoreError):
             await journal.order("O-1")

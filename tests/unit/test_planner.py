@@ -464,7 +464,7 @@ def test_force_passes_soft_blocks_and_approval_does_not(fields, code):
         ({"limits": {"max_order_quantity": "9"}}, "QTY_MAX"),
         ({"limits": {"max_order_value": "9"}}, "VALUE_MAX"),
         ({"limits": {"max_daily_loss": "100"}}, "DAILY_LOSS"),
-        ({"strategies": []}, None),
+        ({"strategies": []}, "NOT_SUBSCRIBED"),
     ],
 )
 def test_force_never_passes_hard_blocks(fields, code):
