@@ -79,6 +79,7 @@ class Fleet:
         self._tasks: set[asyncio.Task[None]] = set()
         self._starting = asyncio.Semaphore(MOST_AT_ONCE)
         self._reloading = asyncio.Lock()
+        self._stopping = False
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -98,6 +99,7 @@ class Fleet:
 
     async def stop(self) -> None:
         """Disconnect everything."""
+        self._stopping = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -197,7 +199,7 @@ class Fleet:
             lane = self._dispatcher.lanes.get(account_id)
             if lane is not None:
                 lane.pump()
-        elif before in {ConnectionState.CONNECTED, ConnectionState.DEGRADED}:
+        elif not self._stopping and before in {ConnectionState.CONNECTED, ConnectionState.DEGRADED}:
             self._hooks.alert("warning", "NOT_CONNECTED", account_id, text or connection.value)
 
     def _set_connection(self, state: AccountState, connection: ConnectionState, text: str) -> None:
