@@ -14,14 +14,11 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 from PySide6.QtCore import QObject, QProcess, QProcessEnvironment
-
-from gui.formatting import epoch
 
 HELD: Final = 3  # another engine holds this home
 WRONG_USE: Final = 2
@@ -162,9 +159,9 @@ class Supervisor(QObject):
 
     async def _once(self) -> int:
         """Run one engine from start to end; return its exit status."""
-        since = datetime.now(UTC).timestamp()
+        left = read_address(self.home)  # by one that was killed, a moment ago perhaps
         finished = self._launch()
-        ready = asyncio.get_running_loop().create_task(self._ready(since), name="engine ready")
+        ready = asyncio.get_running_loop().create_task(self._ready(left), name="engine ready")
         try:
             waiting: set[asyncio.Future[Any]] = {finished, ready}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -216,11 +213,11 @@ class Supervisor(QObject):
         if text and sys.stderr is not None:
             sys.stderr.write(text)
 
-    async def _ready(self, since: float) -> str:
+    async def _ready(self, left: tuple[str, str] | None) -> str:
         """Return the engine's address as soon as it says where it listens."""
         while True:
             known = read_address(self.home)
-            if known is not None and (epoch(known[1]) or 0.0) >= since - 1.0:
+            if known is not None and known != left:
                 return known[0]
             await asyncio.sleep(POLL_S)
 

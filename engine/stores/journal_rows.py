@@ -17,6 +17,8 @@ from engine.model.numbers import to_text
 from engine.model.order import Order
 from engine.model.position import Position
 
+MOST_DONE = 3_000  # finished orders that a restart brings back into memory
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS signals (
@@ -232,7 +234,7 @@ def load_state(connection: sqlite3.Connection) -> LoadedState:
     recent = [
         order_from_row(row)
         for row in connection.execute(
-            "SELECT * FROM orders WHERE working = 0 ORDER BY created_at DESC LIMIT 3000"
+            "SELECT * FROM orders WHERE working = 0 ORDER BY created_at DESC LIMIT ?", (MOST_DONE,)
         )
     ]
     known = {order.cl_ord_id for order in recent}
