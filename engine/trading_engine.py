@@ -117,6 +117,7 @@ class TradingEngine:
 
     async def start(self) -> None:
         """Connect the accounts and begin to take signals; state was loaded by wiring."""
+        log.info("starting: book %s, %d accounts", self.journal.book, len(self.fleet.states))
         if self.prices is not None:
             await self.prices.start()
         for copy in (self.mirror, self.history):
@@ -133,6 +134,7 @@ class TradingEngine:
 
     async def stop(self) -> None:
         """Take no more signals, send nothing more, write down everything, disconnect."""
+        log.info("stopping: %d working orders", len(self.orders.working()))
         for source in self.services:
             await source.stop()
         for lane in self.dispatcher.lanes.values():
