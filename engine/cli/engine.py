@@ -111,7 +111,9 @@ async def running(
         if demo:  # the venue's process starts while this one still loads
             from engine.services.practice_venue import practice_venue
 
-            venue = await stack.enter_async_context(practice_venue())
+            venue = await stack.enter_async_context(
+                practice_venue("--dialect", "alpaca", "--latency-ms", "4")
+            )
         from engine.api.server import ApiServer
         from engine.telemetry.runtime import settle_garbage_collection
         from engine.wiring import build_engine

@@ -19,9 +19,9 @@ from engine.config import Config
 from engine.errors import TradingError
 from engine.home import Home
 from engine.loadtest.baselines import BASELINES, SYMBOL, Baseline, Round, headers
-from engine.loadtest.venue import simulated_venue
 from engine.model.account import Account
 from engine.model.enums import OrderStatus
+from engine.services.practice_venue import practice_venue
 from engine.stores.accounts_sqlite import SqliteAccountStore
 from engine.stores.vault import FileVault
 from engine.telemetry.runtime import settle_garbage_collection
@@ -63,7 +63,10 @@ async def measure(plan: LoadPlan) -> Measured:
         TradingError: the venue does not start, or the accounts do not connect.
     """
     measured = Measured(baselines={name: [] for name in plan.compare})
-    async with simulated_venue(plan.dialect) as url, _engine(plan, url) as engine:
+    async with (
+        practice_venue("--dialect", plan.dialect, "--cash", "1000000000") as venue,
+        _engine(plan, url := await venue.url()) as engine,
+    ):
         baselines: list[Baseline] = [BASELINES[name](url, plan.accounts) for name in plan.compare]
         try:
             for baseline in baselines:

@@ -1,4 +1,4 @@
-"""The demo's simulated venue: a process of its own, started while the engine still loads."""
+"""A simulated venue in a process of its own: for the demo, and so that its work is not measured as ours."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class PracticeVenue:
 
 
 @asynccontextmanager
-async def practice_venue() -> AsyncIterator[PracticeVenue]:
-    """Start the venue, without waiting for it; it ends with the context, and with this process."""
-    command = own_command(
-        "simbroker", "--port", "0", "--dialect", "alpaca", "--lifeline", "--latency-ms", "4"
-    )
+async def practice_venue(*options: str) -> AsyncIterator[PracticeVenue]:
+    """Start the venue with ``options`` of ``main.py simbroker``, without waiting for it.
+
+    It ends with the context, and with this process.
+    """
+    command = own_command("simbroker", "--port", "0", "--lifeline", *options)
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
