@@ -8,26 +8,24 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from engine.balances import BalanceReader
 from engine.clock import Clock
 from engine.config import Config
 from engine.errors import BrokerError, ConfigError
 from engine.execution.dispatcher import Dispatcher
 from engine.execution.lane import Denied, Gate, Lane
-from engine.execution.rate_limit import RateLimit, TokenBucket
+from engine.execution.limits import Limits
 from engine.model.account import Account
 from engine.model.account_state import AccountState
 from engine.model.enums import ConnectionState, OrderType, TimeInForce
-from engine.model.numbers import ZERO
 from engine.portfolio.position_keeper import PositionKeeper
 from engine.ports import AccountStore, BrokerAdapter, BrokerSession, BrokerSink, Vault
 
 log = logging.getLogger(__name__)
 
-BALANCES_EVERY_NS = 15_000_000_000
-BALANCES_AFTER_FILL_NS = 3_000_000_000
-READ_AT_ONCE = 4
-READ_PAUSE_S = 0.2
 MOST_AT_ONCE = 32
+_WIRE = ("broker", "environment", "base_url", "credentials", "egress", "options")
+"""What of an account's document a session is made of: a change of it needs a new one."""
 
 
 @dataclass(slots=True)
@@ -69,15 +67,17 @@ class Fleet:
         self._gate = gate
         self._denied = denied
         self._hooks = hooks
-        rate = config.limits.max_orders_per_second
-        self._firm = TokenBucket(rate, rate, clock.monotonic_ns())
+        self.limits = Limits(clock, dispatcher, config.limits.max_orders_per_second)
         self.states: dict[str, AccountState] = {}
         self.sessions: dict[str, BrokerSession] = {}
-        self.usable_brokers: set[str] = set()  # those with at least one usable account
+        self._usable: dict[str, set[str]] = {}  # usable accounts by broker
         self._adapters: dict[str, BrokerAdapter] = {}
-        self._due_ns: dict[str, int] = {}
+        self.balances = BalanceReader(
+            clock, self.states, self.sessions, dispatcher, keeper, hooks.changed
+        )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._starting = asyncio.Semaphore(MOST_AT_ONCE)
+        # By venue: those that wait for a dead one hold up nobody else's start.
+        self._starting: dict[tuple[str, str | None], asyncio.Semaphore] = {}
         self._reloading = asyncio.Lock()
         self._stopping = False
 
@@ -95,7 +95,7 @@ class Fleet:
         for state in self.states.values():
             self._open(state)
         self._spawn(self.store.watch(self._reload), "watch-accounts")
-        self._spawn(self._refresh_balances(), "balances")
+        self._spawn(self.balances.run(), "balances")
 
     async def stop(self) -> None:
         """Disconnect everything."""
@@ -106,6 +106,7 @@ class Fleet:
         await asyncio.gather(
             *(session.stop() for session in self.sessions.values()), return_exceptions=True
         )
+        self.limits.close()
         for adapter in self._adapters.values():
             await adapter.close()
         await self.store.close()
@@ -137,20 +138,11 @@ class Fleet:
             self._hooks.alert("warning", "NOT_CONNECTED", state.id, str(error))
             return
         self.sessions[state.id] = session
-        limit = self._rate_limit(state)
+        limit, way = self.limits.of(state.account, session.capabilities)
         self._dispatcher.lanes[state.id] = Lane(
-            session, limit, self._clock, self._gate, self._denied
+            session, limit, way, self._clock, self._gate, self._denied
         )
         self._spawn(self._connect(state, session), f"connect-{state.id}")
-
-    def _rate_limit(self, state: AccountState) -> RateLimit:
-        now = self._clock.monotonic_ns()
-        broker = self._adapter(state.broker).capabilities
-        buckets = [TokenBucket(broker.max_orders_per_second, broker.burst, now), self._firm]
-        own = state.limits.max_orders_per_second
-        if own is not None:
-            buckets.append(TokenBucket(own, own, now))
-        return RateLimit(*buckets)
 
     async def first_try(self, within_s: float) -> None:
         """Wait until every account that is on has been tried once, a few seconds at most."""
@@ -169,7 +161,8 @@ class Fleet:
         return adapter
 
     async def _connect(self, state: AccountState, session: BrokerSession) -> None:
-        async with self._starting:
+        venue = (state.account.broker, state.account.base_url)
+        async with self._starting.setdefault(venue, asyncio.Semaphore(MOST_AT_ONCE)):
             self._set_connection(state, ConnectionState.CONNECTING, "")
             try:
                 await session.start()
@@ -193,7 +186,7 @@ class Fleet:
         before = state.connection
         self._set_connection(state, connection, text)
         if connection in {ConnectionState.CONNECTED, ConnectionState.DEGRADED}:
-            self._due_ns[account_id] = 0
+            self.balances.now(account_id)
             if connection is ConnectionState.CONNECTED and before is not ConnectionState.CONNECTED:
                 self._hooks.connected(state)
             lane = self._dispatcher.lanes.get(account_id)
@@ -204,10 +197,22 @@ class Fleet:
 
     def _set_connection(self, state: AccountState, connection: ConnectionState, text: str) -> None:
         state.connect(connection, text, self._clock.now())
-        self.usable_brokers = {s.account.broker for s in self.states.values() if s.usable}
+        self._count_usable(state)
         if connection is ConnectionState.ERROR:
             state.last_error = text
         self._hooks.changed(state.id)
+
+    @property
+    def usable_brokers(self) -> set[str]:
+        """Return the brokers with at least one usable account."""
+        return {broker for broker, accounts in self._usable.items() if accounts}
+
+    def _count_usable(self, state: AccountState) -> None:
+        accounts = self._usable.setdefault(state.account.broker, set())
+        if state.usable:
+            accounts.add(state.id)
+        else:
+            accounts.discard(state.id)
 
     def session_of(self, broker: str) -> BrokerSession | None:
         """Return any usable session of a broker."""
@@ -226,15 +231,12 @@ class Fleet:
                     venues.setdefault((state.account.broker, state.account.base_url), session)
         return venues.values()
 
-    def supports(self, broker: str, order_type: OrderType, time_in_force: TimeInForce) -> bool:
-        """Say whether a broker has an order type and time in force."""
-        adapter = self._adapters.get(broker)
-        if adapter is None:
-            return True
-        capabilities = adapter.capabilities
-        return (
-            order_type in capabilities.order_types and time_in_force in capabilities.time_in_force
-        )
+    def unsupported(
+        self, state: AccountState, order_type: OrderType, time_in_force: TimeInForce
+    ) -> str:
+        """Say why an account's broker has no such order, empty if it has."""
+        session = self.sessions.get(state.id)
+        return session.refusal(order_type, time_in_force) if session is not None else ""
 
     # ---- following the store ---------------------------------------------------------------------------------
 
@@ -266,13 +268,14 @@ class Fleet:
             return 0
         else:
             before = state.account
+            self._usable.setdefault(before.broker, set()).discard(account.id)
             state.update(account)
-            wire = ("broker", "environment", "base_url", "credentials")
-            if any(getattr(before, name) != getattr(account, name) for name in wire):
+            self._count_usable(state)
+            if any(getattr(before, name) != getattr(account, name) for name in _WIRE):
                 await self._close(account.id)
                 self._open(state)
-            elif lane := self._dispatcher.lanes.get(account.id):
-                lane.limit = self._rate_limit(state)
+            elif session := self.sessions.get(account.id):
+                self.limits.of(account, session.capabilities)
         self._hooks.changed(account.id)
         return 1
 
@@ -291,6 +294,8 @@ class Fleet:
             )
         else:
             await self._close(account_id)
+            self.limits.forget(account_id)
+            self._usable.get(state.account.broker, set()).discard(account_id)
             del self.states[account_id]
         self._hooks.changed(account_id)
         return 1
@@ -298,43 +303,3 @@ class Fleet:
     def _report_problems(self) -> None:
         for account_id, text in self.store.problems().items():
             self._hooks.alert("warning", "ACCOUNT_UNREADABLE", account_id, text)
-
-    # ---- money -------------------------------------------------------------------------------------------------
-
-    def balances_soon(self, account_id: str) -> None:
-        """Read an account's money again in a moment (after a fill)."""
-        due = self._clock.monotonic_ns() + BALANCES_AFTER_FILL_NS
-        if self._due_ns.get(account_id, 0) > due:
-            self._due_ns[account_id] = due
-
-    async def _refresh_balances(self) -> None:
-        """Read money in turn, a few at a time: looking must never crowd out an order."""
-        while True:
-            now = self._clock.monotonic_ns()
-            due = [
-                state
-                for state in self.states.values()
-                if state.usable and self._due_ns.get(state.id, 0) <= now
-            ]
-            first = [state for state in due if state.balances is None]
-            chosen = (first or due)[:READ_AT_ONCE]
-            for state in chosen:
-                self._due_ns[state.id] = now + BALANCES_EVERY_NS
-            await asyncio.gather(*(self.read_balances(state) for state in chosen))
-            await asyncio.sleep(0 if first else READ_PAUSE_S)
-
-    async def read_balances(self, state: AccountState) -> None:
-        """Read an account's money now; a failure is shown in its row."""
-        session = self.sessions.get(state.id)
-        if session is None:
-            return
-        try:
-            state.balances = await session.balances()
-        except BrokerError as error:
-            state.last_error = f"balances: {error}"
-        else:
-            state.balance_base = (
-                self._keeper.pnl(state.id).total if self._keeper.of(state.id) else ZERO
-            )
-        state.updated_at = self._clock.now()
-        self._hooks.changed(state.id)

@@ -14,7 +14,7 @@ from engine.model.numbers import to_text
 from engine.model.order import Order
 
 if TYPE_CHECKING:
-    from engine.operator_desk import OperatorDesk
+    from engine.orders_by_hand import OrdersByHand
     from engine.trading_engine import TradingEngine
 
 LOOK_EVERY_S = 0.1
@@ -26,7 +26,7 @@ class KillRun:
     """One press of the kill switch, from the latch to an empty book; its progress is the table ``kill``."""
 
     def __init__(
-        self, engine: TradingEngine, desk: OperatorDesk, scope: str, command_id: str, flatten: bool
+        self, engine: TradingEngine, desk: OrdersByHand, scope: str, command_id: str, flatten: bool
     ) -> None:
         self._engine = engine
         self._desk = desk
@@ -61,7 +61,8 @@ class KillRun:
     async def _cancel_listed(self, state: AccountState) -> None:
         """Cancel what works at the broker and is none of ours."""
         session = self._engine.fleet.sessions.get(state.id)
-        if session is None or not state.usable:
+        lane = self._engine.dispatcher.lanes.get(state.id)
+        if session is None or lane is None or not state.usable:
             return
         try:
             listed = await session.open_orders()
@@ -69,7 +70,9 @@ class KillRun:
             self._errors[state.id] = f"its list of orders cannot be read: {error}"
             return
         for report in listed:
-            if self._engine.orders.find(report) is None and report.side and report.order_qty:
+            known = self._engine.orders.find(report)
+            over = known is None or known.status.terminal  # for us; the broker knows better
+            if over and report.side and report.order_qty:
                 foreign = Order(
                     cl_ord_id=report.cl_ord_id,
                     account=state.id,
@@ -81,7 +84,7 @@ class KillRun:
                     created_at=self._engine.clock.now(),
                 )
                 foreign.order_id = report.order_id
-                session.cancel(foreign)
+                lane.cancel(foreign)
 
     def stop(self) -> None:
         """End the chase (a newer press takes over)."""

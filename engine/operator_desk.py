@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 from engine.clock import rfc3339
-from engine.errors import BrokerError, CommandRefused, StoreError
+from engine.errors import CommandRefused, ConfigError, StoreError
 from engine.kill import KillRun
 from engine.model import commands as c
 from engine.model import tables
-from engine.model.account_state import AccountState
 from engine.model.codes import CODES
 from engine.model.enums import (
-    ExecType,
     OrderStatus,
     OrderType,
-    Side,
     SignalState,
-    TimeInForce,
     TradingState,
 )
-from engine.model.identifiers import ClOrdIDs
-from engine.model.messages import ExecutionReport
-from engine.model.numbers import floor_to, to_text
-from engine.model.order import Order
+from engine.model.identifiers import OPERATOR, ClOrdIDs
 from engine.model.signal import Signal
+from engine.orders_by_hand import OrdersByHand
 from engine.planner import Plan, Release
 from engine.risk.trading_state import FIRM, refusal
 from engine.signal_record import SignalRecord
-from engine.trading_engine import OPERATOR, TradingEngine
+from engine.trading_engine import TradingEngine
 
 log = logging.getLogger(__name__)
 
 Result = dict[str, Any]
-
-LOOK_EVERY_S = 0.05
-CANCELED_WITHIN_S = 30.0
 
 
 class OperatorDesk:
@@ -48,6 +37,7 @@ class OperatorDesk:
 
     def __init__(self, engine: TradingEngine) -> None:
         self._engine = engine
+        self.by_hand = OrdersByHand(engine)
         self.kill_runs: dict[str, KillRun] = {}  # by scope, the newest press last
 
     async def handle(self, document: Result) -> Result:
@@ -104,17 +94,17 @@ class OperatorDesk:
             case c.Force():
                 return await self._force(command)
             case c.Resend():
-                return await self._resend(command)
+                return await self.by_hand.resend(command)
             case c.CancelOrder():
-                return self._cancel_order(command)
+                return self.by_hand.cancel_order(command)
             case c.ReplaceOrder():
-                return await self._replace_order(command)
+                return await self.by_hand.replace_order(command)
             case c.ClosePosition():
-                return await self._close_position(command)
+                return await self.by_hand.close_position(command)
             case c.Flatten():
-                return await self._flatten(command.scope, command.id)
+                return await self.by_hand.flatten(command.scope, command.id)
             case c.SetStops():
-                return self._set_stops(command)
+                return await self.by_hand.set_stops(command)
             case c.Pause():
                 return await self._set_state(
                     command.scope, TradingState.REDUCING, command.reason or "paused by hand"
@@ -128,9 +118,11 @@ class OperatorDesk:
             case c.Disarm():
                 return await self._disarm(command)
             case c.ResolveUnknown():
-                return self._resolve_unknown(command)
+                return self.by_hand.resolve_unknown(command)
             case c.SetAccountActive():
                 return await self._set_account_active(command)
+            case c.LogIn():
+                return await self._log_in(command)
             case c.ReloadAccounts():
                 return {"result": "done", "changed": await self._engine.fleet.reload()}
 
@@ -191,7 +183,7 @@ class OperatorDesk:
             record.skipped.pop(order.account, None)
             record.refused.pop(order.account, None)
         record.released = True
-        engine.release_hold(record)
+        engine.held.release(record)
         for order in plan.orders:
             engine.orders.add(order)
         try:
@@ -202,12 +194,19 @@ class OperatorDesk:
             raise
         # An operator's decision is as fresh as the moment it was made: the age limit starts anew.
         seconds = record.signal.valid_for_s or engine.config.signals.max_age_s
+        finish = engine.dispatcher.predict(
+            [order.account for order in plan.orders],
+            engine.clock.monotonic_ns(),
+            entry=record.signal.side is not None,
+        )
         engine.send(plan.orders, record, engine.clock.monotonic_ns() + int(float(seconds) * 1e9))
         engine.publisher.touch(tables.SIGNALS, record.key)
         refused = {**plan.skipped, **plan.refused}
         return {
             "result": result,
             "orders": {order.account: order.cl_ord_id for order in plan.orders},
+            "predicted_finish_ms": round(finish.seconds * 1000),
+            "predicted_cold": finish.cold,
             "refused": {
                 account: {"code": code, "message": text}
                 for account, (code, text) in refused.items()
@@ -223,7 +222,7 @@ class OperatorDesk:
             record.skipped[account] = ("REJECTED_BY_OPERATOR", text)
         if record.state is SignalState.HELD and not record.held:
             record.state = SignalState.REJECTED
-        self._engine.release_hold(record)
+        self._engine.held.release(record)
         await self._engine.commit_record(record)
         self._engine.publisher.touch(tables.SIGNALS, record.key)
         return {"result": "rejected", "accounts": chosen}
@@ -277,324 +276,6 @@ class OperatorDesk:
         info = CODES.get(code)
         if info is None or not info.soft:
             raise CommandRefused(code, f"{account}: {code} is a hard block and cannot be forced")
-
-    # ---- orders --------------------------------------------------------------------------------------------------
-
-    def _order(self, cl_ord_id: str) -> Order:
-        order = self._engine.orders.orders.get(cl_ord_id)
-        if order is None:
-            raise CommandRefused("NOT_FOUND", f"no recent order {cl_ord_id}", 404)
-        return order
-
-    def _working(self, cl_ord_id: str) -> Order:
-        order = self._order(cl_ord_id)
-        if order.status.terminal:
-            raise CommandRefused("NOT_WORKING", f"{cl_ord_id} is {order.status.value}")
-        return order
-
-    def _cancel_order(self, command: c.CancelOrder) -> Result:
-        order = self._working(command.cl_ord_id)
-        engine = self._engine
-        if not engine.cancel(order, "CANCELED_BY_OPERATOR", "canceled by hand before it left"):
-            raise CommandRefused("NOT_CONNECTED", f"account {order.account} has no broker session")
-        result = "canceled" if order.status.terminal else "requested"
-        return {"result": result, "cl_ord_id": order.cl_ord_id}
-
-    def _session(self, account: str) -> Any:
-        session = self._engine.fleet.sessions.get(account)
-        if session is None:
-            raise CommandRefused("NOT_CONNECTED", f"account {account} has no broker session")
-        return session
-
-    async def _replace_order(self, command: c.ReplaceOrder) -> Result:
-        order = self._working(command.cl_ord_id)
-        session = self._session(order.account)
-        if not session.capabilities.can_replace:
-            raise CommandRefused(
-                "BROKER_UNSUPPORTED",
-                "this broker cannot change an order: cancel it and send another",
-            )
-        if not order.order_id:
-            raise CommandRefused("NOT_WORKING", f"{order.cl_ord_id} is not acknowledged yet")
-        if command.order_qty is None and command.limit_price is None and command.stop_price is None:
-            raise CommandRefused(
-                "INVALID_COMMAND", "one of order_qty, limit_price, stop_price is needed", 422
-            )
-        if order.cum_qty:
-            # Brokers differ in what the new quantity of a partly filled order counts: safe either way.
-            raise CommandRefused(
-                "PARTIALLY_FILLED",
-                f"{to_text(order.cum_qty)} has filled already: cancel the rest and send another",
-            )
-        replacement = self._by_hand(
-            order.account,
-            order.symbol,
-            order.side,
-            command.order_qty or order.order_qty,
-            command.id,
-            "replace",
-        )
-        replacement.order_type, replacement.time_in_force = order.order_type, order.time_in_force
-        replacement.limit_price = command.limit_price or order.limit_price
-        replacement.stop_price = command.stop_price or order.stop_price
-        replacement.strategy, replacement.reducing = order.strategy, order.reducing
-        self._may_replace(replacement)
-        await self._engine.journal.commit_orders([replacement])
-        self._may_replace(replacement)
-        self._engine.orders.add(replacement)
-        self._engine.publisher.touch(tables.ORDERS, replacement.cl_ord_id)
-        session.replace(order, replacement)
-        return {
-            "result": "requested",
-            "cl_ord_id": replacement.cl_ord_id,
-            "replaces": order.cl_ord_id,
-        }
-
-    def _may_replace(self, replacement: Order) -> None:
-        """Hold a replacement to every limit a new order has.
-
-        Raises:
-            CommandRefused: with the code of the limit.
-        """
-        engine = self._engine
-        state = self._state(replacement.account)
-        refused = engine.gate(replacement) or engine.planner.check_by_hand(state, replacement)
-        if refused is not None:
-            raise CommandRefused(*refused)
-
-    @staticmethod
-    def _may_resend(order: Order) -> None:
-        absent = order.status is OrderStatus.EXPIRED and order.code == "ABSENT"
-        if order.status is not OrderStatus.UNKNOWN and not absent:
-            raise CommandRefused("NOT_UNKNOWN", f"{order.cl_ord_id} is {order.status.value}")
-        if order.leg == "replace":
-            raise CommandRefused("NOT_PROVEN", "a replacement cannot be sent as a new order")
-
-    async def _resend(self, command: c.Resend) -> Result:
-        order = self._order(command.cl_ord_id)
-        self._may_resend(order)
-        engine = self._engine
-        latch = engine.gate(order)
-        if latch is not None:
-            raise CommandRefused(*latch)
-        session = self._session(order.account)
-        if session.capabilities.client_id == "label":
-            raise CommandRefused(
-                "NOT_PROVEN", "this broker cannot prove that it never had the order"
-            )
-        try:
-            found = await session.find(order.cl_ord_id)
-        except BrokerError as error:
-            raise CommandRefused("NOT_PROVEN", f"the look-up failed: {error}") from None
-        if found is not None:
-            engine.on_report(found)
-            raise CommandRefused(
-                "EXISTS", f"the broker has {order.cl_ord_id}: {found.status or found.exec_type}"
-            )
-        self._may_resend(order)  # another may have been faster, or the proof have come
-        settled = (engine.clock.now() - order.created_at).total_seconds()
-        if settled < session.capabilities.settle_s:
-            raise CommandRefused("NOT_PROVEN", "the broker may still be taking it in: try again")
-        order.reopen()
-        engine.orders.add_again(order)
-        order.send_before_ns = engine.clock.monotonic_ns() + int(
-            float(engine.config.signals.max_age_s) * 1e9
-        )
-        engine.dispatcher.lanes[order.account].put(order)
-        return {"result": "sent", "cl_ord_id": order.cl_ord_id}
-
-    def _resolve_unknown(self, command: c.ResolveUnknown) -> Result:
-        order = self._order(command.cl_ord_id)
-        if order.status is not OrderStatus.UNKNOWN:
-            raise CommandRefused("NOT_UNKNOWN", f"{order.cl_ord_id} is {order.status.value}")
-        kind = ExecType.NEW if command.exists else ExecType.EXPIRED
-        if not command.exists:
-            order.code = "ABSENT"
-        text = (
-            "an operator says it exists" if command.exists else "an operator says it does not exist"
-        )
-        self._engine.on_report(
-            ExecutionReport(
-                account=order.account, cl_ord_id=order.cl_ord_id, exec_type=kind, text=text
-            )
-        )
-        self._engine.alert("warning", "RESOLVED", order.account, f"{order.cl_ord_id}: {text}")
-        return {"result": order.status.value, "cl_ord_id": order.cl_ord_id}
-
-    # ---- positions -----------------------------------------------------------------------------------------------
-
-    def _by_hand(
-        self, account: str, symbol: str, side: Side, quantity: Decimal, command_id: str, leg: str
-    ) -> Order:
-        engine = self._engine
-        order = Order(
-            cl_ord_id=ClOrdIDs(engine.journal.book, OPERATOR, command_id).make(
-                account, f"{leg}:{symbol}"
-            ),
-            account=account,
-            symbol=symbol,
-            side=side,
-            order_qty=quantity,
-            order_type=OrderType.MARKET,
-            time_in_force=TimeInForce.DAY,
-            created_at=engine.clock.now(),
-            source=OPERATOR,
-            signal_id=command_id,
-            leg=leg,
-            reducing=True,
-        )
-        order.planned_ns = engine.clock.monotonic_ns()
-        return order
-
-    def _state(self, account: str) -> AccountState:
-        state = self._engine.fleet.states.get(account)
-        if state is None:
-            raise CommandRefused("NOT_FOUND", f"no account {account}", 404)
-        return state
-
-    async def _close_position(self, command: c.ClosePosition) -> Result:
-        state = self._state(command.account)
-        if command.fraction != 1:  # a part is rounded to the instrument's lot
-            await self._engine.instruments.ensure(state.account.broker, command.symbol)
-        order = self._exit(state, command.symbol, command.id, command.fraction)
-        if order is None:
-            raise CommandRefused(
-                "NO_POSITION",
-                f"{command.account} holds no {command.symbol} that is not being closed",
-            )
-        await self.send_by_hand([order])
-        return {
-            "result": "sent",
-            "cl_ord_id": order.cl_ord_id,
-            "order_qty": to_text(order.order_qty),
-        }
-
-    def _exit(
-        self,
-        state: AccountState,
-        symbol: str,
-        command_id: str,
-        fraction: Decimal = Decimal(1),
-        leg: str = "close",
-    ) -> Order | None:
-        quantity = self._engine.planner.closable(state, symbol)
-        if fraction != 1:
-            instrument = self._engine.instruments.get(state.account.broker, symbol)
-            quantity = floor_to(quantity * fraction, instrument.lot)
-        if not quantity:
-            return None
-        side = Side.SELL if quantity > 0 else Side.BUY
-        return self._by_hand(state.id, symbol, side, abs(quantity), command_id, leg)
-
-    async def send_by_hand(self, orders: list[Order]) -> None:
-        """Make orders durable and send them, within a minute."""
-        engine = self._engine
-        for order in orders:
-            engine.orders.add(
-                order
-            )  # counts from now on: a second press finds nothing left to close
-        try:
-            await engine.journal.commit_orders(orders)
-        except StoreError:
-            for order in orders:
-                engine.orders.take_back(order)
-            raise
-        deadline = engine.clock.monotonic_ns() + 60_000_000_000
-        engine.send(orders, None, deadline)
-
-    async def _flatten(self, scope: str, command_id: str) -> Result:
-        canceled = self.cancel_all(scope)
-        orders = self.exits(scope, command_id)
-        if orders:
-            await self.send_by_hand(orders)
-        if canceled:
-            self._engine.spawn(self.close_rest(canceled, command_id), f"flatten-{command_id}")
-        self._engine.alert(
-            "warning", "FLATTEN", "", f"{scope}: {len(canceled)} cancels, {len(orders)} exits"
-        )
-        return {
-            "result": "sent",
-            "cancels": len(canceled),
-            "orders": {o.cl_ord_id: o.account for o in orders},
-        }
-
-    async def close_rest(self, canceled: Iterable[Order], command_id: str) -> None:
-        """Close what ``canceled`` orders leave behind once they are through: an exit that covered the position
-        until it was canceled, an entry that filled all the same.
-        """
-        orders = list(canceled)
-        looks = int(CANCELED_WITHIN_S / LOOK_EVERY_S)
-        while looks and not all(order.status.terminal for order in orders):
-            looks -= 1
-            await asyncio.sleep(LOOK_EVERY_S)
-        exits = []
-        for account, symbol in dict.fromkeys((order.account, order.symbol) for order in orders):
-            state = self._engine.fleet.states.get(account)
-            order = self._exit(state, symbol, command_id, leg="rest") if state else None
-            if order is not None:
-                exits.append(order)
-        if exits:
-            await self.send_by_hand(exits)
-
-    def in_scope(
-        self, scope: str, state: AccountState, symbol: str = "", strategy: str = ""
-    ) -> bool:
-        """Say whether something of an account lies in a scope."""
-        kind, _, name = scope.partition(":")
-        match kind:
-            case "all":
-                return True
-            case "account":
-                return state.id == name
-            case "broker":
-                return state.account.broker == name
-            case "symbol":
-                return symbol == name
-            case _:
-                return strategy == name
-
-    def cancel_all(self, scope: str) -> list[Order]:
-        """Cancel the working orders of a scope, those still queued at once; return what the brokers were asked for."""
-        asked = []
-        for state in self._engine.fleet.states.values():
-            for order in list(state.working.values()):
-                if not self.in_scope(scope, state, order.symbol, order.strategy):
-                    continue
-                text = f"canceled with {scope} before it left"
-                self._engine.cancel(order, "CANCELED_BY_OPERATOR", text)
-                if order.status.working:
-                    asked.append(order)
-        return asked
-
-    def exits(self, scope: str, command_id: str) -> list[Order]:
-        """Make the exit orders of a scope's positions (a strategy's are the symbols it has traded)."""
-        engine = self._engine
-        orders = []
-        for state in engine.fleet.states.values():
-            for symbol in engine.keeper.open_symbols(state.id):
-                strategies = self._strategies(scope, state.id, symbol)
-                if any(self.in_scope(scope, state, symbol, strategy) for strategy in strategies):
-                    order = self._exit(state, symbol, command_id)
-                    if order is not None:
-                        orders.append(order)
-        return orders
-
-    def _strategies(self, scope: str, account: str, symbol: str) -> set[str]:
-        if not scope.startswith("strategy:"):
-            return {""}
-        return {
-            f.strategy
-            for f in self._engine.orders.fills
-            if f.account == account and f.symbol == symbol
-        }
-
-    def _set_stops(self, command: c.SetStops) -> Result:
-        self._state(command.account)
-        if not self._engine.set_stops(
-            command.account, command.symbol, command.stop_loss, command.take_profit
-        ):
-            raise CommandRefused("NO_POSITION", f"{command.account} holds no {command.symbol}")
-        return {"result": "done"}
 
     # ---- states ---------------------------------------------------------------------------------------------------
 
@@ -670,7 +351,7 @@ class OperatorDesk:
         flatten = command.flatten or (before is not None and before.flatten)
         # Exits of a run that was cut short keep their ids: this one's are its own.
         run_id = f"{command.id[:40]}.{self._engine.clock.monotonic_ns():x}"
-        run = KillRun(self._engine, self, command.scope, run_id, flatten)
+        run = KillRun(self._engine, self.by_hand, command.scope, run_id, flatten)
         self.kill_runs[command.scope] = run
         canceled = await run.begin()
         return {
@@ -682,8 +363,18 @@ class OperatorDesk:
 
     # ---- accounts ------------------------------------------------------------------------------------------------
 
+    async def _log_in(self, command: c.LogIn) -> Result:
+        session = self._engine.fleet.sessions.get(command.account)
+        begin = getattr(session, "log_in", None)  # only brokers whose sessions end have it
+        if begin is None:
+            raise CommandRefused("NO_LOGIN", f"account {command.account} needs no login")
+        try:
+            return {"result": "requested", "url": await begin()}
+        except ConfigError as error:
+            raise CommandRefused("NO_LOGIN", str(error)) from None
+
     async def _set_account_active(self, command: c.SetAccountActive) -> Result:
-        state = self._state(command.account)
+        state = self.by_hand.state(command.account)
         account = state.account.model_copy(update={"active": command.active})
         await self._engine.fleet.store.put([account])
         await self._engine.fleet.reload()
@@ -701,7 +392,7 @@ def _changed(signal: Signal, command: c.Approve) -> Signal:
             raise CommandRefused(
                 "INVALID_COMMAND", f"a {signal.order_type.value} order takes no limit_price", 422
             )
-    for name in ("stop_loss", "take_profit"):
+    for name in ("stop_loss", "take_profit", "trail_percent"):
         value = getattr(command, name)
         if value is not None:
             changes[name] = value

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from engine.model.messages import Fill
+from engine.model.order import Order
+from engine.model.position import Levels, Position
+
 
 class PriceSource(Protocol):
     """Where reference prices come from."""
@@ -27,6 +31,71 @@ class PriceSource(Protocol):
 
     async def stop(self) -> None:
         """End."""
+        ...
+
+
+class Exits(Protocol):
+    """Every way out of a position that nobody sends by hand (engine.exits)."""
+
+    def load(self, squared: dict[str, str]) -> None:
+        """Go on after a restart; positions and orders have been loaded."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to keep time."""
+        ...
+
+    async def stop(self) -> None:
+        """End; what waits to be sent is denied."""
+        ...
+
+    def makes_way(self, order: Order) -> bool:
+        """Take an entry against an open position that must wait until what rests there has ended."""
+        ...
+
+    def hold(self, order: Order) -> bool:
+        """Take an exit that must wait until what rests of its position has ended; say whether it must."""
+        ...
+
+    def fits(self, order: Order) -> bool:
+        """Cut an exit to what is left to close; ``False``: nothing is, and it was denied."""
+        ...
+
+    def deny(self, order: Order, code: str, text: str) -> bool:
+        """Deny an exit that waits; say whether it did."""
+        ...
+
+    def on_fill(self, fill: Fill, order: Order, position: Position) -> None:
+        """Follow a fill."""
+        ...
+
+    def on_order(self, order: Order) -> None:
+        """Follow a change of an order."""
+        ...
+
+    def on_reconciled(self, account: str) -> None:
+        """Take the news that an account's orders are as its broker has them."""
+        ...
+
+    def look_again(self) -> None:
+        """Act wherever a latch has forbidden an exit: it was lifted."""
+        ...
+
+    def change_soon(self, position: Position, levels: Levels, change_id: str) -> None:
+        """Set where a position is to be closed; where that fails it is told."""
+        ...
+
+    async def change(self, position: Position, levels: Levels, change_id: str) -> None:
+        """Set where a position is to be closed.
+
+        Raises:
+            CommandRefused: the old levels stand; says why.
+            StoreError: it could not be made durable; the old levels stand.
+        """
+        ...
+
+    def wrong_side(self, position: Position, levels: Levels) -> tuple[str, str] | None:
+        """Refuse levels that would close an open position at once."""
         ...
 
 
@@ -77,6 +146,10 @@ class Reports(Protocol):
 
     def readiness(self) -> list[str]:
         """Return why the engine is not ready."""
+        ...
+
+    def to_do(self) -> list[dict[str, str]]:
+        """Return what a person must do for each account."""
         ...
 
     def metrics_text(self) -> str:

@@ -19,6 +19,7 @@ from engine.model.instrument import Instrument
 from engine.model.messages import Quote
 from engine.model.numbers import ZERO, floor_to, to_text
 from engine.model.order import Order
+from engine.model.position import Levels
 from engine.model.signal import Signal
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
@@ -27,7 +28,7 @@ from engine.risk.trading_state import TradingStates, refusal
 
 Reason = tuple[str, str]
 InstrumentOf = Callable[[str, str], Instrument]
-Supports = Callable[[str, OrderType, TimeInForce], bool]
+Unsupported = Callable[[AccountState, OrderType, TimeInForce], str]
 
 
 @dataclass(slots=True)
@@ -38,7 +39,7 @@ class Plan:
     message: str = ""
     orders: list[Order] = field(default_factory=list)
     cancels: dict[str, list[Order]] = field(default_factory=dict)
-    stops: list[str] = field(default_factory=list)  # accounts whose open position gets new stops
+    stops: dict[str, Levels] = field(default_factory=dict)  # new ones, by account
     held: list[str] = field(default_factory=list)
     skipped: dict[str, Reason] = field(default_factory=dict)
     refused: dict[str, Reason] = field(default_factory=dict)
@@ -67,7 +68,8 @@ class Planner:
         marks: Marks,
         states: TradingStates,
         instrument_of: InstrumentOf,
-        supports: Supports,
+        instrument_if_known: Callable[[str, str], Instrument | None],
+        unsupported: Unsupported,
     ) -> None:
         self._book = book
         self._limits = config.limits
@@ -77,7 +79,8 @@ class Planner:
         self._marks = marks
         self._states = states
         self._instrument_of = instrument_of
-        self._supports = supports
+        self._instrument_if_known = instrument_if_known
+        self._unsupported = unsupported
         self._reference_max_age_ns = int(float(config.limits.reference_max_age_s) * 1e9)
 
     def plan(self, signal: Signal, release: Release | None = None) -> Plan:
@@ -117,6 +120,11 @@ class Planner:
             plan.code, plan.message = problem
             return plan
         prices = prices_of(signal, quote.price if quote and self._fresh(quote) else None)
+        if prices.entry is not None and (
+            problem := checks.exit_sides(side, prices.entry, signal.stop_loss, signal.take_profit)
+        ):
+            plan.code, plan.message = problem
+            return plan
         now = self._clock.now()
         ids = ClOrdIDs(self._book, signal.source, signal.id)
         worth = ZERO
@@ -258,11 +266,9 @@ class Planner:
         prices: Prices,
         instrument: Instrument,
     ) -> Reason | None:
-        if not self._supports(state.broker, signal.order_type, signal.time_in_force):
-            return (
-                "BROKER_UNSUPPORTED",
-                f"{state.broker} has no {signal.order_type.value} order {signal.time_in_force.value}",
-            )
+        unsupported = self._unsupported(state, signal.order_type, signal.time_in_force)
+        if unsupported:
+            return "BROKER_UNSUPPORTED", unsupported
         for order in state.working.values():
             if (
                 order.status is OrderStatus.UNKNOWN
@@ -274,6 +280,7 @@ class Planner:
         return (
             checks.tick(signal.limit_price, instrument)
             or checks.tick(signal.stop_price, instrument)
+            or checks.tradable(quantity, prices.entry, instrument)
             or checks.quantity(quantity, limits)
             or checks.value(quantity, prices.entry, instrument, limits)
         )
@@ -286,13 +293,13 @@ class Planner:
         quote = self._marks.get(order.symbol)
         price = order.limit_price or order.stop_price
         limits = state.limits
+        about = price or (quote.price if quote else None)
         refused = (
             checks.tick(order.limit_price, instrument)
             or checks.tick(order.stop_price, instrument)
+            or checks.tradable(order.order_qty, about, instrument)
             or checks.quantity(order.order_qty, limits)
-            or checks.value(
-                order.order_qty, price or (quote.price if quote else None), instrument, limits
-            )
+            or checks.value(order.order_qty, about, instrument, limits)
         )
         if refused is not None or price is None:
             return refused
@@ -322,11 +329,15 @@ class Planner:
             side = Side.SELL if quantity > 0 else Side.BUY
             order = _entry_order(signal, side, state.id, abs(quantity), ids.make(state.id), now)
             order.reducing = True
+            order.stop_loss = order.take_profit = order.trail_percent = None
             plan.orders.append(order)
         return plan
 
     def closable(self, state: AccountState, symbol: str) -> Decimal:
-        """Return the signed quantity that no working exit covers yet."""
+        """Return the signed quantity that no exit under way covers yet.
+
+        Exits that rest (legs of a bracket, limit orders) hide nothing: they are taken back before one is sent.
+        """
         position = self._keeper.get(state.id, symbol)
         if position is None or not position.qty:
             return ZERO
@@ -334,11 +345,14 @@ class Planner:
             (
                 order.leaves_qty
                 for order in state.working.values()
-                if order.reducing and order.symbol == symbol
+                if order.reducing and not order.rests and order.symbol == symbol
             ),
             ZERO,
         )
+        instrument = self._instrument_if_known(state.broker, symbol)
         left = abs(position.qty) - closing
+        if instrument is not None:  # a fee in kind leaves crumbs that no order can sell
+            left = floor_to(left, instrument.lot)
         return left.copy_sign(position.qty) if left > 0 else ZERO
 
     @staticmethod
@@ -348,7 +362,9 @@ class Planner:
             orders = [
                 order
                 for order in state.working.values()
-                if order.symbol == signal.symbol and order.strategy == signal.strategy
+                if order.symbol == signal.symbol
+                and order.strategy == signal.strategy
+                and not order.protective
             ]
             if orders:
                 plan.cancels[state.id] = orders
@@ -360,13 +376,26 @@ class Planner:
         return plan
 
     def _modifies(self, signal: Signal, chosen: Iterable[AccountState]) -> Plan:
+        """Plan new levels for open positions: those the signal names; the others stay."""
         plan = Plan()
+        quote = self._marks.get(signal.symbol)
         for state in chosen:
             position = self._keeper.get(state.id, signal.symbol)
-            if position is not None and position.qty:
-                plan.stops.append(state.id)
-            else:
+            if position is None or not position.qty:
                 plan.skipped[state.id] = ("NO_POSITION", f"no open position in {signal.symbol}")
+                continue
+            side = Side.BUY if position.qty > 0 else Side.SELL
+            price = quote.price if quote is not None else position.avg_px
+            refused = checks.exit_sides(side, price, signal.stop_loss, signal.take_profit)
+            if refused is not None:
+                plan.refused[state.id] = refused
+                continue
+            plan.stops[state.id] = Levels(
+                **{
+                    name: getattr(signal, name) or getattr(position, name)
+                    for name in ("stop_loss", "take_profit", "trail_percent")
+                }
+            )
         return plan
 
 
@@ -388,6 +417,9 @@ def _entry_order(
         signal_id=signal.id,
         strategy=signal.strategy,
         leg=ENTRY_LEG,
+        stop_loss=signal.stop_loss,
+        take_profit=signal.take_profit,
+        trail_percent=signal.trail_percent,
     )
 
 

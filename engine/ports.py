@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -21,6 +22,13 @@ class Capabilities:
     ``client_id``: ``durable`` (a repeated id is refused for ever), ``open_only`` (refused while the first
     order is open) or ``label`` (no promise). ``settle_s``: how long after a send a look-up must wait before
     "not found" is believed. ``max_orders_per_second`` and ``burst``: the broker's own limit per account.
+
+    ``native_exits``: the broker itself works the stop loss and take profit an entry carries
+    (``Order.stop_loss``, ``take_profit``); ``native_trailing`` the same for ``trail_percent``; where it does
+    not, the engine's own protective exits do. ``per_calendar_second``: the most orders of one account in one
+    calendar second of the broker's clock (0: no such rule). ``per_address_second``: the most requests from one
+    egress address a second, all accounts together (0: none). ``connects_per_second``: how fast new connections
+    may be opened from one address (0: no limit). ``sessions_end``: whether credentials die and need renewing.
     """
 
     client_id: str
@@ -30,6 +38,39 @@ class Capabilities:
     max_orders_per_second: float
     burst: int
     can_replace: bool = True
+    native_exits: bool = False
+    native_trailing: bool = False
+    per_calendar_second: int = 0
+    per_address_second: float = 0.0
+    connects_per_second: float = 0.0
+    sessions_end: bool = False
+
+    def refusal(self, order_type: OrderType, time_in_force: TimeInForce) -> str:
+        """Say why the broker has no such order, empty if it has."""
+        if order_type in self.order_types and time_in_force in self.time_in_force:
+            return ""
+        return f"the broker has no {order_type.value} order {time_in_force.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Headroom:
+    """What an account's session has left; everything unknown is ``None``.
+
+    ``expires_at``: when the session's token ends. ``probed_at``: the last time the broker answered us.
+    ``warm``/``wanted``: order connections open and idle or busy, and how many there should be.
+    ``used``/``limit``: requests the broker says were used of its own window. ``paused_until_ns``: monotonic
+    moment before which the broker asked not to be called (429, 418), 0 for none. ``todo``: what a person has to
+    do, empty when nothing.
+    """
+
+    expires_at: datetime | None = None
+    probed_at: datetime | None = None
+    warm: int = 0
+    wanted: int = 0
+    used: int | None = None
+    limit: int | None = None
+    paused_until_ns: int = 0
+    todo: str = ""
 
 
 class BrokerSink(Protocol):
@@ -43,6 +84,28 @@ class BrokerSink(Protocol):
         """Take a change of the session's state, with a sentence for the operator.
 
         After a reconnection (``connected`` following anything else) the engine reconciles the account.
+        """
+        ...
+
+    def on_ready(self, account: str) -> None:
+        """Take the news that the session may be ready, after ``ready()`` said no because other accounts had every
+        connection of a pool they share. An account's own report is that news where its own order was out.
+        """
+        ...
+
+    def on_limits(
+        self,
+        account: str,
+        *,
+        used: int | None = None,
+        limit: int | None = None,
+        resets_in_s: float | None = None,
+        retry_after_s: float | None = None,
+        address_wide: bool = False,
+    ) -> None:
+        """Take what a broker says of its rate limits: usage of a window, or a pause it asks for.
+
+        ``address_wide``: it holds for every account that leaves by the same address, not only this one.
         """
         ...
 
@@ -85,8 +148,14 @@ class BrokerSession(Protocol):
         """Ask to put ``replacement`` in the place of ``order``."""
         ...
 
-    async def find(self, cl_ord_id: str) -> ExecutionReport | None:
-        """Look an order up by client id; ``None`` is the broker's word that it has none."""
+    async def find(
+        self, cl_ord_id: str, symbol: str = "", order_id: str = ""
+    ) -> ExecutionReport | None:
+        """Look an order up by client id; ``None`` is the broker's word that it has none.
+
+        ``symbol`` is the order's, for brokers that find an order only within its symbol; ``order_id`` the
+        broker's id if known, for exits to which the broker gave a client id of its own.
+        """
         ...
 
     async def open_orders(self) -> list[ExecutionReport]:
@@ -107,6 +176,26 @@ class BrokerSession(Protocol):
 
     async def quotes(self, symbols: Sequence[str]) -> dict[str, Decimal]:
         """Read current prices of those of ``symbols`` the broker quotes."""
+        ...
+
+    async def market_open(self, symbol: str) -> bool | None:
+        """Say whether the market of ``symbol`` is open now; ``None`` when the broker has no such clock."""
+        ...
+
+    def refusal(self, order_type: OrderType, time_in_force: TimeInForce) -> str:
+        """Say in a sentence why this account can have no such order, empty if it can."""
+        ...
+
+    def works_exits(self, order: Order) -> bool:
+        """Say whether the broker will itself work this entry's stop loss, take profit and trail.
+
+        ``False``: the order is sent without them and the engine's protective exits watch instead. It must be
+        the same answer whenever it is asked for the same order.
+        """
+        ...
+
+    def headroom(self) -> Headroom:
+        """Return what the session has left, from what is known; never asks the broker."""
         ...
 
 
@@ -183,6 +272,39 @@ class Vault(Protocol):
         Raises:
             ConfigError: it cannot be found or decrypted; says which and what to do, never the secret.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionToken:
+    """A token that stands for a broker's session until it ends; ``owner`` names the key it was made with.
+
+    ``refresh`` renews it, empty where only a person can.
+    """
+
+    token: str = field(repr=False)
+    expires_at: datetime
+    owner: str = ""
+    refresh: str = field(default="", repr=False)
+
+
+class TokenStore(Protocol):
+    """Keeps session tokens encrypted, so that a restart does not need a new login."""
+
+    def load(self, account: str) -> SessionToken | None:
+        """Return an account's token, ended or not; ``None`` if there is none that can be read."""
+        ...
+
+    def save(self, account: str, token: SessionToken) -> None:
+        """Keep a token in the place of the one before, durably."""
+        ...
+
+    def forget(self, account: str) -> None:
+        """Remove an account's token."""
+        ...
+
+    def version(self) -> int:
+        """Return a number that differs once any token was saved, by whichever process; cheap."""
         ...
 
 

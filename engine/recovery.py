@@ -56,7 +56,8 @@ def _order_from_intent(
     signal: Signal,
     created_at: datetime,
 ) -> Order:
-    side, order_type, time_in_force, limit, stop, leg, reducing = shared
+    side, order_type, time_in_force, limit, stop, leg, reducing, *exits = shared
+    stop_loss, take_profit, trail_percent = map(_number, exits or (None, None, None))
     return Order(
         cl_ord_id=cl_ord_id,
         account=account,
@@ -66,14 +67,21 @@ def _order_from_intent(
         order_type=OrderType(order_type),
         time_in_force=TimeInForce(time_in_force),
         created_at=created_at,
-        limit_price=Decimal(limit) if limit else None,
-        stop_price=Decimal(stop) if stop else None,
+        limit_price=_number(limit),
+        stop_price=_number(stop),
         source=signal.source,
         signal_id=signal.id,
         strategy=signal.strategy,
         leg=leg,
         reducing=reducing,
+        stop_loss=stop_loss,
+        take_profit=take_profit,
+        trail_percent=trail_percent,
     )
+
+
+def _number(text: str | None) -> Decimal | None:
+    return Decimal(text) if text else None
 
 
 async def recover(engine: TradingEngine) -> None:
@@ -101,6 +109,7 @@ async def recover(engine: TradingEngine) -> None:
             engine.journal.note_settled(entry.seq)
     engine.counts.update(loaded.counts)
     await _restore_states(engine, loaded)
+    engine.exits.load(loaded.square_offs)
     for record in engine.records.values():
         if record.held:
             engine.hold(record)

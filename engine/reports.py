@@ -9,21 +9,19 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
-from prometheus_client.registry import Collector
-
 from engine import __version__
 from engine.clock import rfc3339
 from engine.documents import signal_from_document
+from engine.metrics import metrics_text
 from engine.model import tables
 from engine.model.account import Account
 from engine.model.account_state import AccountState
-from engine.model.enums import ConnectionState, OrderStatus, SignalState, TradingState
+from engine.model.enums import ConnectionState, OrderStatus, TradingState
 from engine.model.numbers import ZERO, to_text
 from engine.model.tables import KEYS
 from engine.operator_desk import OperatorDesk
 from engine.portfolio.position_keeper import Pnl
+from engine.readiness import Readiness
 from engine.recovery import record_from_entry
 from engine.risk.trading_state import FIRM
 from engine.trading_engine import TradingEngine
@@ -40,6 +38,7 @@ from engine.views import (
 )
 
 TICK_S = 0.1
+LOOK_EVERY_TURNS = 50  # at what the accounts' sessions need
 PNL_POINTS = 3_600
 MARKS_WITHIN_S = 60.0
 
@@ -55,6 +54,13 @@ class EngineReports:
         self._lag_ms = 0.0
         self._rates = {"signals": 0, "orders": 0}
         self._before = dict(engine.counts)
+        self._readiness = Readiness(
+            engine.clock,
+            engine.fleet.states,
+            engine.fleet.sessions,
+            engine.dispatcher.lanes,
+            engine.alert,
+        )
         self._moved: set[str] = set()  # symbols whose price changed since the last look
         engine.marks.listen(lambda symbol, _price: self._moved.add(symbol))
         self._declare()
@@ -90,6 +96,7 @@ class EngineReports:
             (latch.state if latch else TradingState.ACTIVE).value,
             len(lane) if lane else 0,
             engine.latency_stages.account_p50(state.id),
+            self._readiness.columns(state),
         )
 
     def _signal(self, key: str) -> Row | None:
@@ -263,6 +270,9 @@ class EngineReports:
                 publisher.touch(tables.ENGINE, "engine")
             if turn % 10 == 0:
                 self._second()
+            if turn % LOOK_EVERY_TURNS == 0:
+                for account in self._readiness.watch():
+                    publisher.touch(tables.ACCOUNTS, account)
 
     def _touch_moved(self) -> None:
         engine, publisher = self._engine, self._engine.publisher
@@ -321,7 +331,9 @@ class EngineReports:
     async def signal_detail(self, key: str) -> dict[str, Any] | None:
         """Return one signal with a row per account and its trace; older ones come from the journal."""
         record = self._engine.records.get(key)
-        if record is None:
+        if record is not None:
+            self._engine.predict(record)
+        else:
             source, _, signal_id = key.partition("/")
             entry = await self._engine.journal.signal(source, signal_id)
             if entry is None:
@@ -410,64 +422,13 @@ class EngineReports:
                 reasons.append(f"{name} is {service['state']}: {service['text']}")
         return reasons
 
+    def to_do(self) -> list[dict[str, str]]:
+        """Return what a person must do for each account before it can trade, or to keep it trading."""
+        return self._readiness.to_do()
+
     def metrics_text(self) -> str:
         """Return the metrics in Prometheus' text format."""
-        registry = CollectorRegistry()
-        registry.register(_EngineCollector(self._engine, self))
-        return generate_latest(registry).decode("ascii")
-
-
-class _EngineCollector(Collector):
-    """Reads the figures when Prometheus asks, so that counting costs the hot path nothing more."""
-
-    def __init__(self, engine: TradingEngine, reports: EngineReports) -> None:
-        self._engine = engine
-        self._reports = reports
-
-    def collect(self) -> Any:
-        """Yield the metric families."""
-        engine, row = self._engine, self._reports.engine_row()
-        for name in ("signals", "orders", "fills"):
-            yield CounterMetricFamily(
-                f"volley_{name}", f"{name} since the book began", value=engine.counts[name]
-            )
-        refused = CounterMetricFamily(
-            "volley_signals_by_state", "recent signals by state", labels=["state"]
-        )
-        for state in SignalState:
-            refused.add_metric(
-                [state.value], sum(record.state is state for record in engine.records.values())
-            )
-        yield refused
-        for name in (
-            "accounts",
-            "connected",
-            "open_orders",
-            "unknown_orders",
-            "held",
-            "loop_lag_ms",
-        ):
-            yield GaugeMetricFamily(f"volley_{name}", name.replace("_", " "), value=row[name])
-        armed = row["trading"] == TradingState.ACTIVE.value
-        yield GaugeMetricFamily("volley_trading_active", "1 when armed and not halted", value=armed)
-        latency = SummaryMetricFamily(
-            "volley_stage_seconds", "time per stage of an order's way", labels=["stage"]
-        )
-        for name, stage in engine.latency_stages.stages.items():
-            total = stage.total
-            latency.add_metric([name], count_value=total.count, sum_value=total.sum / 1e6)
-        yield latency
-        quantiles = GaugeMetricFamily(
-            "volley_stage_quantile_seconds",
-            "percentiles per stage, last minute",
-            labels=["stage", "quantile"],
-        )
-        for name, stage in engine.latency_stages.stages.items():
-            summary = stage.minute().summary()
-            for label, key in (("0.5", "p50"), ("0.9", "p90"), ("0.99", "p99")):
-                if summary[key] is not None:
-                    quantiles.add_metric([name, label], (summary[key] or 0) / 1e6)
-        yield quantiles
+        return metrics_text(self._engine, self.engine_row())
 
 
 def _simulated(account: Account) -> bool:

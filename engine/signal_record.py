@@ -78,6 +78,8 @@ class SignalRecord:
     refused: dict[str, Reason] = field(default_factory=dict)
     held: dict[str, None] = field(default_factory=dict)
     hold_expires_at: datetime | None = None
+    predicted_finish_ms: int | None = None  # of its held orders, were they released now
+    predicted_cold: int | None = None  # of them, accounts without a free connection just now
     waiting: set[str] = field(default_factory=set)  # ClOrdIDs sent and not yet answered
     released: bool = False  # an operator's thinking time is no latency of ours
     entry: SignalEntry | None = None
@@ -171,8 +173,9 @@ class SignalRecord:
 def order_intents(orders: Iterable[Order]) -> list[list[Any]]:
     """Return intents for the plan: everything that is needed to send the orders again after a crash.
 
-    What a signal's orders share is written once: ``[side, type, time in force, limit, stop, leg, reducing,
-    [[cl_ord_id, account, quantity], ...]]``. The plan is on disk before the first byte of any order leaves, so
+    What a signal's orders share is written once: ``[side, type, time in force, limit, stop, leg, reducing, stop loss,
+    take profit, trail percent, [[cl_ord_id, account, quantity], ...]]`` (before version 2 of the journal without the
+    three exits). The plan is on disk before the first byte of any order leaves, so
     its size is part of the latency of all of them.
     """
     groups: dict[tuple[Any, ...], list[list[str]]] = {}
@@ -190,14 +193,17 @@ def order_intents(orders: Iterable[Order]) -> list[list[Any]]:
             order.stop_price,
             order.leg,
             order.reducing,
+            order.stop_loss,
+            order.take_profit,
+            order.trail_percent,
         )
         group = groups.get(key)
         if group is None:
             group = groups[key] = []
         group.append([order.cl_ord_id, order.account, text])
     return [
-        [side, kind, tif, _text(limit), _text(stop), leg, reducing, rows]
-        for (side, kind, tif, limit, stop, leg, reducing), rows in groups.items()
+        [side, kind, tif, _text(limit), _text(stop), leg, reducing, *map(_text, exits), rows]
+        for (side, kind, tif, limit, stop, leg, reducing, *exits), rows in groups.items()
     ]
 
 

@@ -14,6 +14,7 @@ import orjson
 
 from engine.clock import Clock, rfc3339
 from engine.config import Config, HookConfig
+from engine.copies import Copies
 from engine.documents import signal_document
 from engine.eligibility.index import EligibilityIndex
 from engine.errors import InvalidSignal, StoreError
@@ -21,6 +22,7 @@ from engine.execution.dispatcher import Dispatcher
 from engine.execution.order_manager import OrderManager
 from engine.execution.reconciler import Reconciler
 from engine.fleet import Fleet
+from engine.held_signals import HeldSignals
 from engine.intake.parser import parse_signal
 from engine.intake.tradingview import map_alert
 from engine.market.instruments import Instruments
@@ -34,12 +36,12 @@ from engine.model.enums import (
     SignalState,
     TradingState,
 )
+from engine.model.identifiers import OPERATOR, PROTECTIVE
 from engine.model.messages import ExecutionReport, Fill
 from engine.model.order import Order
-from engine.model.position import Position
 from engine.model.receipt import SignalReceipt
 from engine.model.signal import Signal
-from engine.parts import Operator, PriceSource, Reports, Service
+from engine.parts import Exits, Operator, PriceSource, Reports, Service
 from engine.planner import Plan, Planner
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
@@ -50,15 +52,16 @@ from engine.signal_record import SignalRecord, Stamps
 from engine.stores.journal import Journal
 from engine.stores.journal_rows import SignalEntry
 from engine.telemetry.latency import Latency
-from engine.views import fill_row, order_row, position_row, signal_row
 
 log = logging.getLogger(__name__)
 
 MOST_RECORDS = 2_000
 FIRST_TRY_S = 3.0
 DURABLE_WITHIN_S = 1.0
-OPERATOR = "operator"
-"""Source of orders made by hand. Their legs are never a signal's, so neither are their ClOrdIDs."""
+_OWN_SOURCES = {
+    OPERATOR: "orders made by hand",
+    PROTECTIVE: "the engine's own exits",
+}
 
 
 class TradingEngine:
@@ -98,10 +101,12 @@ class TradingEngine:
         self.started_at = clock.now()
         self._alert_number = 0
         self._inflight: dict[str, asyncio.Future[None]] = {}
-        self._holds: dict[str, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._fresh_ns = int(float(config.limits.reference_max_age_s) * 1e9)
+        self.copies = Copies(mirror, history, clock, marks, self._broker_of)
+        self.held = HeldSignals(clock, config.signals.approval_timeout_s, self._hold_over)
         # Set by wiring, which knows what they need of the engine:
+        self.exits: Exits
         self.fleet: Fleet
         self.operator: Operator
         self.reports: Reports
@@ -120,15 +125,14 @@ class TradingEngine:
         log.info("starting: book %s, %d accounts", self.journal.book, len(self.fleet.states))
         if self.prices is not None:
             await self.prices.start()
-        for copy in (self.mirror, self.history):
-            if copy is not None:
-                await copy.open()
-        self._copy_everything()
+        await self.copies.open()
+        self.copies.everything(self.orders.working(), self.keeper)
         await self.fleet.start()
         await self.fleet.first_try(
             FIRST_TRY_S
         )  # a signal that comes sooner would find nobody to act
         await self.reports.start()
+        await self.exits.start()
         for source in self.services:
             await source.start()
 
@@ -137,10 +141,10 @@ class TradingEngine:
         log.info("stopping: %d working orders", len(self.orders.working()))
         for source in self.services:
             await source.stop()
+        await self.exits.stop()
         for lane in self.dispatcher.lanes.values():
             lane.close("NOT_SENT", "the engine stopped before it could leave")
-        for timer in self._holds.values():
-            timer.cancel()
+        self.held.stop()
         await self.reports.stop()
         if self.prices is not None:
             await self.prices.stop()
@@ -150,9 +154,7 @@ class TradingEngine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.fleet.stop()
-        for copy in (self.mirror, self.history):
-            if copy is not None:
-                await copy.close()
+        await self.copies.close()
         await self.journal.close()
 
     # ---- what others ask -----------------------------------------------------------------------------------------
@@ -192,6 +194,10 @@ class TradingEngine:
         """Return why the engine is not ready; empty when it is."""
         return self.reports.readiness()
 
+    def to_do(self) -> list[dict[str, str]]:
+        """Return what a person must do: ``account``, ``code``, ``text`` and ``todo`` of each thing."""
+        return self.reports.to_do()
+
     def metrics_text(self) -> str:
         """Return the metrics in Prometheus' text format."""
         return self.reports.metrics_text()
@@ -225,10 +231,9 @@ class TradingEngine:
 
     async def take(self, signal: Signal, origin: str, received: int) -> SignalReceipt:
         """Carry a valid signal as far as durable and dispatched."""
-        if signal.source == OPERATOR:
-            raise InvalidSignal(
-                "NOT_ALLOWED", "source", f"source {OPERATOR} is kept for orders made by hand"
-            )
+        if (kept := _OWN_SOURCES.get(signal.source)) is not None:
+            text = f"source {signal.source} is kept for {kept}"
+            raise InvalidSignal("NOT_ALLOWED", "source", text)
         key = signal.key
         while (waiting := self._inflight.get(key)) is not None:
             await asyncio.wait({waiting})
@@ -363,10 +368,10 @@ class TradingEngine:
         for orders in plan.cancels.values():
             for order in orders:
                 self.cancel(order, "CANCELED", f"cancelled by signal {record.key} before it left")
-        for account in plan.stops:
-            self.set_stops(
-                account, record.signal.symbol, record.signal.stop_loss, record.signal.take_profit
-            )
+        for account, levels in plan.stops.items():
+            position = self.keeper.get(account, record.signal.symbol)
+            if position is not None and position.qty:
+                self.exits.change_soon(position, levels, record.key)
         if record.held:
             self.hold(record)
         self._record_stages(record)
@@ -384,7 +389,20 @@ class TradingEngine:
         if record is not None:
             record.waiting.update(order.cl_ord_id for order in orders)
         self.counts["orders"] += len(orders)
-        self.dispatcher.dispatch(orders)
+        if orders and orders[0].reducing:
+            # What still rests of their positions is taken back first.
+            self.dispatcher.dispatch([order for order in orders if not self.exits.hold(order)])
+        elif orders and self.keeper.holders(orders[0].symbol):
+            self.dispatcher.dispatch([o for o in orders if not self.exits.makes_way(o)])
+        else:
+            self.dispatcher.dispatch(orders)
+        self._note_sent(orders, record)
+
+    def _note_sent(self, orders: list[Order], record: SignalRecord | None) -> None:
+        """Write down and show what was dispatched, once all of it is on its way: no order leaves later for that."""
+        if self.dispatcher.busy:
+            asyncio.get_running_loop().call_soon(self._note_sent, orders, record)
+            return
         for order in orders:
             self.journal.note_order(order)
             self.publisher.touch(tables.ORDERS, order.cl_ord_id)
@@ -397,12 +415,11 @@ class TradingEngine:
         lane = self.dispatcher.lanes.get(order.account)
         if lane is not None and lane.deny(order, code, text):
             return True
-        if self.dispatcher.deny(order, code, text):
+        if self.dispatcher.deny(order, code, text) or self.exits.deny(order, code, text):
             return True
-        session = self.fleet.sessions.get(order.account)
-        if session is None:
+        if lane is None:
             return False
-        session.cancel(order)
+        lane.cancel(order)
         return True
 
     def _remember(self, record: SignalRecord) -> None:
@@ -419,29 +436,18 @@ class TradingEngine:
 
     def hold(self, record: SignalRecord) -> None:
         """Wait for an operator, until the hold expires."""
-        assert record.hold_expires_at is not None
-        left = (record.hold_expires_at - self.clock.now()).total_seconds()
-        loop = asyncio.get_running_loop()
-        self._holds[record.key] = loop.call_later(max(left, 0.0), self._hold_over, record)
+        self.predict(record)
+        self.held.hold(record)
 
-    def release_hold(self, record: SignalRecord) -> None:
-        """Stop the countdown once nothing is held any more."""
-        if not record.held and (timer := self._holds.pop(record.key, None)) is not None:
-            timer.cancel()
-            record.hold_expires_at = None
+    def predict(self, record: SignalRecord) -> None:
+        """Note how long a held signal's orders would take to leave, were they released now."""
+        if record.held:
+            now, entry = self.clock.monotonic_ns(), record.signal.side is not None
+            said = self.dispatcher.predict(record.held, now, entry=entry)
+            record.predicted_finish_ms = round(said.seconds * 1000)
+            record.predicted_cold = said.cold
 
     def _hold_over(self, record: SignalRecord) -> None:
-        self._holds.pop(record.key, None)
-        timeout = self.config.signals.approval_timeout_s
-        for account in record.held:
-            record.skipped[account] = (
-                "APPROVAL_TIMEOUT",
-                f"nobody approved it within {timeout:g} s",
-            )
-        record.held.clear()
-        record.hold_expires_at = None
-        if record.state is SignalState.HELD:
-            record.state = SignalState.EXPIRED
         self.spawn(self.commit_record(record), f"expire-{record.key}")
         self.publisher.touch(tables.SIGNALS, record.key)
 
@@ -466,6 +472,17 @@ class TradingEngine:
         """Take a session's new state."""
         self.fleet.on_connection(account, state, text)
 
+    def on_ready(self, account: str) -> None:
+        """Let an account's orders leave that waited for a connection (``ports.BrokerSink``)."""
+        lane = self.dispatcher.lanes.get(account)
+        if lane is not None:
+            lane.pump()
+
+    def on_limits(self, account: str, **said: Any) -> None:
+        """Take what a broker says of its rate limits (``ports.BrokerSink``)."""
+        self.fleet.limits.note(account, **said)
+        self.publisher.touch(tables.ACCOUNTS, account)
+
     def on_order_change(self, order: Order, report: ExecutionReport | None) -> None:
         """Follow up a changed order: journal, feed, mirror, its signal, its lane."""
         lane = self.dispatcher.lanes.get(order.account)
@@ -484,16 +501,38 @@ class TradingEngine:
                 self.reconciler.resolve(order, session)
         elif status is OrderStatus.REJECTED and report is not None:
             self._note_reject(order)
+        elif order.code == "ABSENT" and order.order_id and report is not None:
+            self._note_late(order)
         record = self.records.get(f"{order.source}/{order.signal_id}")
         if record is not None:
             self._note_progress(record, order)
         self.journal.note_order(order)
         self.publisher.touch(tables.ORDERS, order.cl_ord_id)
         self.publisher.touch(tables.ACCOUNTS, order.account)
-        if self.mirror is not None or self.history is not None:
-            self.copy_order(order)
+        self.copies.order(order)
+        self.exits.on_order(order)
         if lane is not None:
             lane.pump()
+
+    def on_order_repeat(self, order: Order) -> None:
+        """Take a report that told nothing new; that it came may still free the lane or complete the trace."""
+        record = self.records.get(f"{order.source}/{order.signal_id}")
+        if record is not None and order.cl_ord_id in record.waiting:
+            self._note_progress(record, order)
+        lane = self.dispatcher.lanes.get(order.account)
+        if lane is not None:
+            lane.pump()
+
+    def _note_late(self, order: Order) -> None:
+        """Cancel an order that was closed as absent, and that the broker has after all (F08)."""
+        order.code = "LATE_ACCEPT"
+        text = (
+            f"{order.symbol} {order.cl_ord_id} was proven absent, and the broker has it after all"
+        )
+        self.alert("critical", "LATE_ACCEPT", order.account, f"{text}: it is being cancelled")
+        lane = self.dispatcher.lanes.get(order.account)
+        if lane is not None:
+            lane.cancel(order)
 
     def _note_reject(self, order: Order) -> None:
         order.code = order.code or "BROKER_REJECTED"
@@ -533,12 +572,12 @@ class TradingEngine:
                     self.latency_stages.record(stage, nanoseconds)
         if record.entry is not None:
             self.journal.note_trace(record.entry.seq, trace)
-        if self.history is not None:
-            self.history.write(tables.SIGNALS, record.key, signal_row(record))
+        self.copies.signal(record)
 
     def on_fill(self, fill: Fill, order: Order) -> None:
         """Apply a fill to its position and tell everybody."""
         position = self.keeper.apply(fill)
+        self.exits.on_fill(fill, order, position)
         self.counts["fills"] += 1
         self.journal.note_order(order)
         self.journal.note_fill(fill, position)
@@ -546,9 +585,8 @@ class TradingEngine:
         self.publisher.touch(tables.FILLS, f"{fill.account}/{fill.exec_id}")
         self.publisher.touch(tables.POSITIONS, key)
         self.publisher.touch(tables.ACCOUNTS, fill.account)
-        self.fleet.balances_soon(fill.account)
-        if self.mirror is not None or self.history is not None:
-            self.copy_fill(fill, position)
+        self.fleet.balances.soon(fill.account)
+        self.copies.fill(fill, position)
 
     def on_broken(self, account: str, text: str) -> None:
         """An invariant broke for one account: halt it, say so."""
@@ -560,18 +598,16 @@ class TradingEngine:
 
     def on_absent(self, order: Order) -> None:
         """The broker proves it never had this order: send it again while it is fresh, else close it."""
-        session = self.fleet.sessions.get(order.account)
         lane = self.dispatcher.lanes.get(order.account)
-        if order.status not in {OrderStatus.UNKNOWN, OrderStatus.PENDING_NEW}:
+        if order.status is not OrderStatus.UNKNOWN:
             return  # proven meanwhile
-        label_only = session is not None and session.capabilities.client_id == "label"
         fresh = order.send_before_ns and self.clock.monotonic_ns() < order.send_before_ns
-        if label_only or lane is None:
+        if lane is None:
             return
         if fresh and self.gate(order) is None:
             order.status = OrderStatus.PENDING_NEW
             order.first_byte_ns = order.last_byte_ns = 0
-            lane.put(order)
+            self.send_again(order)
             return
         order.code = "ABSENT"
         self.on_report(
@@ -583,6 +619,31 @@ class TradingEngine:
             )
         )
 
+    def send_again(self, order: Order) -> None:
+        """Send an order once more of which the broker is known to have nothing."""
+        if order.reducing and (self.exits.hold(order) or not self.exits.fits(order)):
+            return  # it waits for what rests of its position, or nothing is left to close
+        self.dispatcher.dispatch([order])
+
+    def on_doubt(self, account: str, text: str) -> None:
+        """Halt an account of which too much is unknown (control C21): a person looks and re-arms it."""
+        self.alert("critical", "UNKNOWN_ORDERS", account, f"{text}: the account is halted")
+        self.spawn(
+            self.latch(
+                f"account:{account}", TradingState.HALTED, f"UNKNOWN_ORDERS: {text}", "engine"
+            ),
+            f"halt-{account}",
+        )
+
+    def on_stuck(self, order: Order, text: str) -> None:
+        """Tell the operator of an order that only a person can judge."""
+        self.alert(
+            "critical",
+            "OUTCOME_UNKNOWN",
+            order.account,
+            f"{order.symbol} {order.cl_ord_id}: {text}",
+        )
+
     def gate(self, order: Order) -> tuple[str, str] | None:
         """Say why an order may not leave now; asked at the last moment before its first byte."""
         if self.journal.failed:
@@ -590,7 +651,11 @@ class TradingEngine:
         state = self.fleet.states.get(order.account)
         if state is None:
             return "INACTIVE", "the account was removed"
-        if not state.active and not order.reducing:
+        if order.reducing:
+            held = self.keeper.get(order.account, order.symbol)
+            if held is None or held.qty * order.side.sign >= 0:
+                return "NO_POSITION", "nothing is left to close"
+        elif not state.active:
             return "INACTIVE", "the account was switched off"
         if not self.states:
             return None
@@ -625,6 +690,8 @@ class TradingEngine:
         while self.fleet.sessions.get(state.id) is session and state.usable:
             try:
                 external = await self.reconciler.reconcile(state, session)
+                for symbol in self.keeper.open_symbols(state.id):  # its exits need to know the lot
+                    await self.instruments.ensure(state.broker, symbol)
             except Exception as error:  # noqa: BLE001 (one account's failure stays its own)
                 log.warning("reconciling %s failed: %s", state.id, error)
                 state.last_error = f"reconciliation: {error}"
@@ -632,6 +699,7 @@ class TradingEngine:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 30.0)
             else:
+                self.exits.on_reconciled(state.id)
                 if external:
                     text = f"{external} working orders at the broker are not ours"
                     self.alert("warning", "EXTERNAL", state.id, text)
@@ -662,6 +730,8 @@ class TradingEngine:
                 "",
                 f"the latch of {scope} is in force but not durable: {error}",
             )
+        if state in {TradingState.ACTIVE, TradingState.REDUCING}:
+            self.exits.look_again()
         severity = "critical" if state is TradingState.HALTED else "info"
         self.alert(
             severity,
@@ -670,19 +740,7 @@ class TradingEngine:
             f"{scope} is {state.value}" + (f": {reason}" if reason else ""),
         )
 
-    # ---- stops, prices --------------------------------------------------------------------------------------
-
-    def set_stops(
-        self, account: str, symbol: str, stop_loss: Decimal | None, take_profit: Decimal | None
-    ) -> bool:
-        """Note an open position's stops; say whether there is such a position."""
-        position = self.keeper.get(account, symbol)
-        if position is None or not position.qty:
-            return False
-        position.stop_loss, position.take_profit = stop_loss, take_profit
-        self.journal.note_position(position)
-        self.publisher.touch(tables.POSITIONS, f"{account}/{symbol}")
-        return True
+    # ---- prices ---------------------------------------------------------------------------------------------
 
     def set_prices(self, prices: Mapping[str, Decimal]) -> None:
         """Take prices from outside."""
@@ -724,35 +782,6 @@ class TradingEngine:
             log.error("%s failed", task.get_name(), exc_info=error)
             self.alert("critical", "INTERNAL", "", f"{task.get_name()} failed: {error}")
 
-    # ---- copies for other programs --------------------------------------------------------------------------
-
-    def _copy_everything(self) -> None:
-        """Hand over what is open: a mirror that was emptied or missed something while we were away is whole again."""
-        for order in self.orders.working():
-            self.copy_order(order)
-        if self.mirror is not None:
-            now = self.clock.now()
-            for position in self.keeper:
-                row = position_row(position, self.marks, now)
-                self.mirror.position(position.account, position.symbol, row)
-
-    def copy_order(self, order: Order) -> None:
-        """Hand an order's row to the mirror and the history."""
-        state = self.fleet.states.get(order.account)
-        row = order_row(order, state.broker if state else "")
-        if self.mirror is not None:
-            self.mirror.order(order.account, order.cl_ord_id, row)
-            self.mirror.event("order", row)
-        if self.history is not None:
-            self.history.write(tables.ORDERS, order.cl_ord_id, row)
-
-    def copy_fill(self, fill: Fill, position: Position) -> None:
-        """Hand a fill's and its position's rows to the mirror and the history."""
-        row = fill_row(fill)
-        if self.mirror is not None:
-            self.mirror.event("fill", row)
-            self.mirror.position(
-                fill.account, fill.symbol, position_row(position, self.marks, self.clock.now())
-            )
-        if self.history is not None:
-            self.history.write(tables.FILLS, f"{fill.account}/{fill.exec_id}", row)
+    def _broker_of(self, account: str) -> str:
+        state = self.fleet.states.get(account)
+        return state.broker if state else ""

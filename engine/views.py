@@ -70,6 +70,8 @@ def signal_row(record: SignalRecord) -> Row:
         "code": record.code,
         "message": record.message,
         "hold_expires_at": rfc3339(record.hold_expires_at) if record.hold_expires_at else None,
+        "predicted_finish_ms": record.predicted_finish_ms if record.held else None,
+        "predicted_cold": record.predicted_cold if record.held else None,
         **{
             f"{stage}_us": _thousandth(trace[stage])
             for stage in ("first_byte", "last_byte", "last_ack")
@@ -107,6 +109,7 @@ def order_row(order: Order, broker: str) -> Row:
         "source": order.source,
         "signal_id": order.signal_id,
         "leg": order.leg,
+        "parent": order.parent,
         "created_at": rfc3339(order.created_at),
         "updated_at": rfc3339(order.updated_at),
         "first_byte_us": micros(order.first_byte_ns, order.planned_ns),
@@ -125,7 +128,7 @@ def order_row_from_journal(row: Mapping[str, Any], broker: str) -> Row:
         **{name: row[name] for name in (
             "cl_ord_id", "order_id", "account", "symbol", "side", "order_type", "time_in_force", "order_qty",
             "limit_price", "stop_price", "status", "cum_qty", "code", "text", "strategy", "source", "signal_id",
-            "leg", "created_at", "updated_at",
+            "leg", "parent", "created_at", "updated_at",
         )},
         "broker": broker,
         "leaves_qty": to_text(quantity - filled) if row["working"] else "0",
@@ -150,6 +153,7 @@ def fill_row(fill: Fill) -> Row:
         "strategy": fill.strategy,
         "source": fill.source,
         "signal_id": fill.signal_id,
+        "fee_qty": to_text(fill.fee_qty),
     }
 
 
@@ -171,12 +175,28 @@ def position_row(position: Position, marks: Marks, now: datetime) -> Row:
         "realised": money(position.realised),
         "stop_loss": text(position.stop_loss),
         "take_profit": text(position.take_profit),
+        "trail_percent": text(position.trail_percent),
+        "protected": position.protected,
+        "stop_distance_percent": _stop_distance(position, mark),
         "updated_at": rfc3339(now),
     }
 
 
+def _stop_distance(position: Position, mark: Decimal | None) -> str | None:
+    """Return how far the price is from what stops the position out, in percent of the price: below zero is beyond."""
+    if not position.qty or mark is None:
+        return None
+    sign = 1 if position.qty > 0 else -1
+    stops = [] if position.stop_loss is None else [position.stop_loss]
+    if position.trail_percent is not None:
+        stops.append((position.best or mark) * (1 - sign * position.trail_percent / 100))
+    if not stops:
+        return None
+    return money(min((mark - stop) * sign for stop in stops) / mark * 100)
+
+
 def account_row(
-    state: AccountState, pnl: Pnl, trading: str, queue: int, ack_p50_us: int | None
+    state: AccountState, pnl: Pnl, trading: str, queue: int, ack_p50_us: int | None, readiness: Row
 ) -> Row:
     """Return a row of ``accounts``; never a credential."""
     account = state.account
@@ -211,6 +231,7 @@ def account_row(
         "rejects": state.rejects,
         "queue": queue,
         "ack_p50_us": ack_p50_us,
+        **readiness,
         "last_error": state.last_error,
         "updated_at": rfc3339(state.updated_at or datetime.now(UTC)),
     }

@@ -13,6 +13,7 @@ from engine.eligibility.index import EligibilityIndex
 from engine.execution.dispatcher import Dispatcher
 from engine.execution.order_manager import OrderManager
 from engine.execution.reconciler import Reconciler
+from engine.exits import Exits
 from engine.fleet import Fleet, FleetHooks
 from engine.home import Home
 from engine.kill_file import KillFile
@@ -27,13 +28,14 @@ from engine.parts import PriceSource
 from engine.planner import Planner
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
-from engine.ports import AccountStore, BrokerAdapter, History, Mirror, Vault
+from engine.ports import AccountStore, BrokerAdapter, History, Mirror, TokenStore, Vault
 from engine.publisher import Publisher
 from engine.recovery import recover
 from engine.reports import EngineReports
 from engine.risk.trading_state import TradingStates
 from engine.stores.accounts_sqlite import SqliteAccountStore
 from engine.stores.journal import Journal
+from engine.stores.token_store import FileTokenStore
 from engine.stores.vault import FileVault
 from engine.telemetry.latency import Latency
 from engine.trading_engine import TradingEngine
@@ -97,12 +99,14 @@ async def _build(home: Home, config: Config, clock: SystemClock, journal: Journa
     )
     paper = PaperMarket()
     marks.listen(paper.set_price)
+    vault = _Registered(FileVault(home.path))
+    tokens = FileTokenStore(home.path, vault)
     fleet = engine.fleet = Fleet(
         config=config,
         clock=clock,
         store=accounts,
-        vault=_Registered(FileVault(home.path)),
-        make_adapter=lambda name: _adapter(name, config, paper, home.path / "paper"),
+        vault=vault,
+        make_adapter=lambda name: _adapter(name, config, paper, home.path / "paper", tokens),
         keeper=keeper,
         dispatcher=dispatcher,
         sink=engine,
@@ -117,11 +121,19 @@ async def _build(home: Home, config: Config, clock: SystemClock, journal: Journa
         ),
     )
     engine.orders = OrderManager(
-        clock, fleet.states, engine.on_order_change, engine.on_fill, engine.on_broken
+        clock,
+        fleet.states,
+        engine.on_order_change,
+        engine.on_fill,
+        engine.on_broken,
+        engine.on_order_repeat,
     )
     dispatcher.denied = engine.on_denied
     engine.instruments = Instruments(fleet.session_of)
-    engine.reconciler = Reconciler(clock, engine.on_report, engine.on_absent)
+    engine.reconciler = Reconciler(
+        clock, engine.on_report, engine.on_absent, engine.on_doubt, engine.on_stuck
+    )
+    engine.exits = Exits(engine)
     engine.planner = Planner(
         book=journal.book,
         config=config,
@@ -131,7 +143,8 @@ async def _build(home: Home, config: Config, clock: SystemClock, journal: Journa
         marks=marks,
         states=states,
         instrument_of=engine.instruments.get,
-        supports=fleet.supports,
+        instrument_if_known=engine.instruments.find,
+        unsupported=fleet.unsupported,
     )
     engine.prices = _prices(config, fleet, marks)
     operator = engine.operator = OperatorDesk(engine)
@@ -155,10 +168,12 @@ async def _build(home: Home, config: Config, clock: SystemClock, journal: Journa
     return engine
 
 
-def _adapter(name: str, config: Config, paper: PaperMarket, directory: Path) -> BrokerAdapter:
+def _adapter(
+    name: str, config: Config, paper: PaperMarket, directory: Path, tokens: TokenStore
+) -> BrokerAdapter:
     if name == "paper":
         directory.mkdir(mode=0o700, exist_ok=True)
-    return make_adapter(name, config, paper, directory)
+    return make_adapter(name, config, paper, directory, tokens)
 
 
 async def _stores(home: Home, config: Config) -> tuple[AccountStore, Mirror | None, History | None]:

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 import platformdirs
 
@@ -35,6 +36,7 @@ InlineEngine = Callable[[argparse.Namespace], "AbstractAsyncContextManager[Engin
 
 __all__ = ["InlineEngine", "add_arguments", "run"]
 
+_HERE: Final = {"127.0.0.1", "::1", "localhost"}
 _LIBRARIES: Final = {
     "libEGL": ("libegl1", "libglvnd-egl"),
     "libGL": ("libgl1", "libglvnd-glx"),
@@ -294,6 +296,8 @@ class _Session:
     async def _elsewhere(self) -> AsyncIterator[None]:
         from engine.client import remote_client
 
+        host = urlsplit(self.args.connect).hostname or ""
+        self.window.desk.engine_here = host in _HERE
         token = self.token or await self._ask_token()
         if token:
             await self._use(remote_client(self.args.connect, token))

@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QWidget
 from gui.panel import Caption
 from gui.theme import active
 
-ORDER = ("kill", "crash", "link", "stale", "halted", "unknown", "other")
+ORDER = ("kill", "crash", "link", "stale", "halted", "unprotected", "unknown", "other")
 
 
 @dataclass(frozen=True, slots=True)

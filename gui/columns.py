@@ -185,6 +185,29 @@ def explain(row: Row) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def in_about(milliseconds: int) -> str:
+    """Return how soon something leaves: ``at once``, ``0.4 s``."""
+    return "at once" if milliseconds < 50 else fmt.age(milliseconds / 1000)
+
+
+def leaving(milliseconds: int | None, cold: int | None, orders: int, *, part: bool = False) -> str:
+    """Return when the last of some held orders would leave, as a sentence; ``part``: the time is that of more orders.
+
+    ``cold``: how many of their accounts have no free connection now, ``None`` where that is not known.
+    """
+    if milliseconds is None:
+        return ""
+    soon = in_about(milliseconds)
+    what = "The order leaves" if orders == 1 else f"The last of {orders} orders leaves"
+    when = soon if soon == "at once" else f"in {'at most' if part else 'about'} {soon}"
+    lack = (
+        f"; {cold} account{'s have' if cold != 1 else ' has'} no free connection now"
+        if cold
+        else ""
+    )
+    return f"{what} {when}{lack}"
+
+
 def working(row: Row) -> bool:
     """Say whether an order may still fill and is known to be at the broker."""
     return row.get("status") in {"pending_new", "new", "partially_filled"}

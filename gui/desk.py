@@ -36,6 +36,7 @@ class Desk(QObject):
         self.registry = Registry(window, self.spawn)
         self.client: EngineClient | None = None
         self.demo = False
+        self.engine_here = True  # on this machine: a login may be made in the browser here
         self.signal_key: str | None = None
 
     def spawn(self, work: Work, title: str) -> None:

@@ -15,7 +15,7 @@ from PySide6.QtWidgets import QMainWindow, QTabBar
 from gui.dock import PanelDock
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 FILE = "layout.json"
 ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 
@@ -68,7 +68,7 @@ def _trade(window: QMainWindow, docks: Docks) -> None:
         window,
         docks,
         [["signals", "signal_detail"], ["orders+positions+fills+alerts"]],
-        [["accounts+risk"], ["latency"], ["pnl"]],
+        [["accounts+todo+risk"], ["latency"], ["pnl"]],
     )
     width, height = window.width(), window.height()
     right = max(372, int(width * 0.26))
@@ -95,7 +95,7 @@ def _review(window: QMainWindow, docks: Docks) -> None:
         window,
         docks,
         [["signals"], ["orders+fills+alerts+latency"]],
-        [["signal_detail"], ["accounts+positions+risk+pnl"]],
+        [["signal_detail"], ["accounts+todo+positions+risk+pnl"]],
     )
     width, height = window.width(), window.height()
     _size(window, docks, {"signals": int(width * 0.56), "signal_detail": int(width * 0.44)}, ACROSS)
@@ -108,7 +108,7 @@ def _latency(window: QMainWindow, docks: Docks) -> None:
         window,
         docks,
         [["latency"], ["signals+orders+positions+fills+alerts"]],
-        [["signal_detail"], ["accounts+risk+pnl"]],
+        [["signal_detail"], ["accounts+todo+risk+pnl"]],
     )
     width, height = window.width(), window.height()
     _size(window, docks, {"latency": int(width * 0.66), "signal_detail": int(width * 0.34)}, ACROSS)

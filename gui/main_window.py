@@ -23,7 +23,8 @@ from gui.commands import CONFIRM, HOLD, Command, Work
 from gui.desk import Desk
 from gui.dock import PanelDock
 from gui.notifications import Notice
-from gui.panel import Panel
+from gui.panel import Caption, Panel
+from gui.panels.positions import unwatched
 from gui.status_bar import DeskStatus
 from gui.theme import active, icon
 from gui.toasts import Toaster
@@ -301,6 +302,12 @@ class MainWindow(QMainWindow):
         put(
             "halted", Condition("crit", text, "Show risk", self._shower("risk")) if halted else None
         )
+        bare = sum(map(unwatched, store.rows(tables.POSITIONS).values()))
+        text = f"{bare} position{'s have' if bare != 1 else ' has'} stops that NOBODY watches: set them again or close."
+        put(
+            "unprotected",
+            Condition("crit", text, "Show positions", self._shower("positions")) if bare else None,
+        )
         unknown = store.engine.get("unknown_orders")
         text = f"{unknown} order{'s' if unknown != 1 else ''} of unknown fate, being looked up; nothing is sent twice."
         put(
@@ -498,6 +505,8 @@ class MainWindow(QMainWindow):
 
     def _on_theme(self) -> None:
         self.setStyleSheet(active().sheet)
+        for caption in self.findChildren(Caption):
+            caption.restyle()  # a new sheet gives every label the palette of before the old one back
         self.desk.registry.restyle()
         self.status.restyle()
         for widget in self.findChildren(QWidget):

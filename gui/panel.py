@@ -27,6 +27,7 @@ class Caption(QLabel):
         self, text: str = "", size: float = 11.5, weight: int = 400, tone: str = "muted"
     ) -> None:
         super().__init__(text)
+        self.setTextFormat(Qt.TextFormat.PlainText)  # much of it is what brokers said
         self._look = (size, weight)
         self._tone = tone
         self.setForegroundRole(QPalette.ColorRole.WindowText)  # a tool bar would make it a button's

@@ -23,6 +23,7 @@ from PySide6.QtCore import (
     Qt,
 )
 from PySide6.QtGui import QBrush, QColor, QFont, QFontMetrics, QPainter
+from PySide6.QtGui import Qt as RichText
 from PySide6.QtWidgets import QStyledItemDelegate, QStyleOptionViewItem, QWidget
 
 from engine.client import Row
@@ -393,7 +394,10 @@ class TableModel(QAbstractTableModel):
         column = self.columns[index.column()]
         key = self.order[index.row()]
         text = column.tip(self.rows[key]) if column.tip else self.cells(key)[index.column()]
-        return text or None
+        # A broker's words with a tag in them are shown, not obeyed.
+        return (
+            RichText.convertFromPlainText(text) if RichText.mightBeRichText(text) else text
+        ) or None
 
     def headerData(self, section: int, orientation: Qt.Orientation, role: int = DISPLAY) -> Any:
         """Return a column's title, explanation or alignment."""

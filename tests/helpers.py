@@ -29,7 +29,7 @@ from engine.model.instrument import Instrument
 from engine.model.messages import Balances, BrokerPosition, ExecutionReport
 from engine.model.order import Order
 from engine.model.signal import Audience, Signal
-from engine.ports import Capabilities
+from engine.ports import Capabilities, Headroom
 from engine.stores.accounts_sqlite import SqliteAccountStore
 from engine.trading_engine import TradingEngine
 from engine.wiring import build_engine
@@ -185,6 +185,7 @@ class ScriptedSession:
         self.capabilities = capabilities
         self.state = ConnectionState.CONNECTED
         self.is_ready = True
+        self.room = Headroom()
         self.submitted: list[Order] = []
         self.canceled: list[Order] = []
         self.replaced: list[tuple[Order, Order]] = []
@@ -208,6 +209,9 @@ class ScriptedSession:
     def ready(self) -> bool:
         return self.is_ready
 
+    def headroom(self) -> Headroom:
+        return self.room
+
     def submit(self, order: Order) -> None:
         self.submitted.append(order)
         self.on_submit(order)
@@ -218,7 +222,16 @@ class ScriptedSession:
     def replace(self, order: Order, replacement: Order) -> None:
         self.replaced.append((order, replacement))
 
-    async def find(self, cl_ord_id: str) -> ExecutionReport | None:
+    def refusal(self, order_type: OrderType, time_in_force: TimeInForce) -> str:
+        return self.capabilities.refusal(order_type, time_in_force)
+
+    def works_exits(self, order: Order) -> bool:
+        return self.capabilities.native_exits and bool(order.levels)
+
+    async def find(
+        self, cl_ord_id: str, symbol: str = "", order_id: str = ""
+    ) -> ExecutionReport | None:
+        del symbol, order_id
         self.looked_up.append(cl_ord_id)
         await self.hold.wait()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]

@@ -87,6 +87,10 @@ class Engine(Protocol):
         """Return percentiles per stage."""
         ...
 
+    def to_do(self) -> list[dict[str, str]]:
+        """Return what a person must do for each account."""
+        ...
+
     def readiness(self) -> list[str]:
         """Return why the engine is not ready."""
         ...
@@ -305,13 +309,14 @@ def operator_routes(engine: Engine) -> APIRouter:
         responses=schemas.errors(401),
     )
     async def status() -> Response:
-        """Return the engine's own row, what is halted or paused, and how a kill proceeds."""
+        """Return the engine's own row, what is halted or paused, how a kill proceeds, and what there is to do."""
         rows = engine.publisher.rows
         engine_row = next(iter(rows(tables.ENGINE)), None)
         document = {
             "engine": engine_row,
             "halts": rows(tables.HALTS),
             "kill": rows(tables.KILL),
+            "readiness": engine.to_do(),
         }
         return json_response(document)
 

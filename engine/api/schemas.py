@@ -70,6 +70,7 @@ class Status(BaseModel):
     engine: dict[str, Any] | None
     halts: list[dict[str, Any]]
     kill: list[dict[str, Any]]
+    readiness: list[dict[str, str]]
 
 
 class Taken(BaseModel):

@@ -8,15 +8,19 @@ path, never a header, a query or a body of ours.
 from __future__ import annotations
 
 import json
+import os
 import re
 import ssl
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import httpx
 
+from engine.brokers.dial import Pacer, Route
+from engine.brokers.http_transport import LookupTransport
 from engine.errors import (
     BrokerAuthError,
     BrokerProtocolError,
@@ -32,6 +36,12 @@ _LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 _BASE_URL = re.compile(
     r"(?P<scheme>https?)://(?P<host>\[[0-9a-f:]+\]|[a-z0-9.-]+)(?::(?P<port>[0-9]{1,5}))?/?",
     re.ASCII | re.IGNORECASE,
+)
+_AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Gentoo
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # Alpine, Arch
 )
 _NEVER_LEFT = (
     httpx.ConnectError,
@@ -102,8 +112,24 @@ def _without_user(url: str) -> str:
 
 
 def tls_context() -> ssl.SSLContext:
-    """Return a context that verifies certificates against the bundled authorities."""
-    return httpx.create_ssl_context(trust_env=False)
+    """Return a context that verifies certificates against the authorities this system trusts.
+
+    macOS and Windows keep them where OpenSSL cannot look, so ``truststore`` asks the system itself;
+    elsewhere they are in files, which truststore would read again for every connection.
+    """
+    if sys.platform in {"darwin", "win32"}:
+        import truststore
+
+        context: ssl.SSLContext = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    else:
+        context = ssl.create_default_context()
+        if not context.get_ca_certs():  # OpenSSL was built for another distribution
+            files = [name for name in _AUTHORITIES if os.path.isfile(name)]
+            if files:
+                context.load_verify_locations(cafile=files[0])
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 def plain(text: object, secrets: Collection[str] = ()) -> str:
@@ -143,22 +169,34 @@ class Reply:
 
 
 class HttpClient:
-    """One server's connections for look-ups, shared by its accounts; authentication goes per
-    request."""
+    """One server's connections for look-ups by one way out, shared by its accounts; authentication
+    goes per request. ``pacer`` spaces new connections, see ``WireHub.pacer``. ``turn`` is awaited
+    before each request, after the wait for a connection: those that waited together must not go at once.
+    """
 
     def __init__(
-        self, base: BaseUrl, *, context: ssl.SSLContext | None = None, timeout_s: float = 10.0
+        self,
+        base: BaseUrl,
+        *,
+        context: ssl.SSLContext | None = None,
+        timeout_s: float = 10.0,
+        egress: Route | None = None,
+        pacer: Pacer | None = None,
+        turn: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._base = base
+        self._turn = turn
+        if base.tls and context is None:
+            context = tls_context()
+        limits = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=30.0)
         # httpx looks at every connection of its pool on each request, so few serve many accounts
         # better.
+        transport = LookupTransport(context if base.tls else None, limits, egress, pacer)
+        self._gate = transport.gate
         self._client = httpx.AsyncClient(
             base_url=base.url,
-            verify=context if base.tls and context is not None else base.tls,
+            transport=transport,
             timeout=httpx.Timeout(timeout_s, connect=5.0, pool=30.0),
-            limits=httpx.Limits(
-                max_connections=8, max_keepalive_connections=8, keepalive_expiry=30.0
-            ),
             trust_env=False,
             follow_redirects=False,
         )
@@ -185,8 +223,12 @@ class HttpClient:
         """
         where = f"account {account}: GET {self._base.url}{path}"
         try:
-            async with self._client.stream("GET", path, headers=headers, params=params) as reply:
-                content = await _content(reply, where, account)
+            async with self._gate:
+                if self._turn is not None:
+                    await self._turn()
+                request = self._client.stream("GET", path, headers=headers, params=params)
+                async with request as reply:
+                    content = await _content(reply, where, account)
         except _NEVER_LEFT as error:
             raise BrokerUnavailable(f"{where}: {_reason(error)}", account=account) from None
         except httpx.HTTPError as error:
@@ -228,6 +270,8 @@ def _seconds(text: str) -> float | None:
 
 
 def _reason(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.PoolTimeout):
+        return "no connection was free in time"
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     return plain(str(error) or type(error).__name__)

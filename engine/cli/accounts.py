@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr, ValidationError
 
+from engine.brokers.credentials import StandIn
+from engine.cli import login
 from engine.cli.common import DONE, FAILED, complain, emit, open_config, open_home, say, table
 from engine.errors import ConfigError, TradingError
 from engine.log import register_secret
@@ -52,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("remove", "forget an account"),
     ):
         actions.add_parser(name, help=text).add_argument("id", metavar="ID")
+    login.add_arguments(
+        actions.add_parser("login", help="log in at a broker whose sessions end every day (kite)")
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,10 +69,22 @@ async def _run(args: argparse.Namespace) -> int:
     config = open_config(args, home)
     if args.action == "import":
         return await _import(args, home, config)
+    if args.action == "login":
+        return await _login(args, home, config)
     async with open_store(home, config) as store:
         if args.action == "list":
             return await _list(args, store)
         return await _one(args, store)
+
+
+async def _login(args: argparse.Namespace, home: Home, config: Config) -> int:
+    async with open_store(home, config) as store:
+        account = await store.get(args.id)
+        reason = store.problems().get(args.id)
+    if account is None:
+        complain(f"account {args.id} cannot be read: {reason}" if reason else _none(args.id))
+        return FAILED
+    return await login.log_in(args, home, config, account)
 
 
 @contextlib.asynccontextmanager
@@ -173,8 +190,7 @@ async def _broker_problems(
             adapter = adapters[account.broker]
             try:
                 if adapter is not None:
-                    stand_ins = dict.fromkeys(account.credentials, "stand-in")
-                    adapter.session(account, stand_ins, _NoSink())
+                    adapter.session(account, _readable(account), _NoSink())
             except ConfigError as error:
                 problems.append(f"{places[account.id]}: {error}")
     finally:
@@ -184,6 +200,15 @@ async def _broker_problems(
     return problems
 
 
+def _readable(account: Account) -> dict[str, str]:
+    """Return what can be read of the credentials now; of those kept elsewhere only the name can be checked."""
+    texts = {name: secret.get_secret_value() for name, secret in account.credentials.items()}
+    return {
+        name: StandIn("stand-in") if text.startswith(_LITERAL) else text
+        for name, text in texts.items()
+    }
+
+
 class _NoSink:
     """A sink for sessions that are never started."""
 
@@ -191,6 +216,12 @@ class _NoSink:
         """Take nothing."""
 
     def on_connection(self, account: str, state: ConnectionState, text: str) -> None:
+        """Take nothing."""
+
+    def on_ready(self, account: str) -> None:
+        """Take nothing."""
+
+    def on_limits(self, account: str, **told: object) -> None:
         """Take nothing."""
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engine.home import Home
     from engine.model.account import Account
     from engine.model.messages import ExecutionReport
-    from engine.ports import BrokerAdapter
+    from engine.ports import BrokerAdapter, TokenStore
 
 GOOD: Final = "ok"
 WARN: Final = "warn"
@@ -126,16 +126,18 @@ def _zones() -> Finding:
 
 
 def _certificates() -> Finding:
-    """Brokers are verified against the authorities the application carries."""
+    """Brokers are verified against the authorities this system trusts."""
     from engine.brokers.http import tls_context
 
     try:
         known = len(tls_context().get_ca_certs())
+    except NotImplementedError:  # macOS and Windows do not list theirs
+        return Finding("certificates", GOOD, "this system's own trust store")
     except OSError as error:
-        return Finding("certificates", BAD, str(error), "install certifi")
+        return Finding("certificates", BAD, str(error), "install ca-certificates")
     if known:
         return Finding("certificates", GOOD, f"{known} authorities")
-    return Finding("certificates", BAD, "no authorities", "install certifi")
+    return Finding("certificates", BAD, "no authorities", "install ca-certificates")
 
 
 def _keyring() -> Finding:
@@ -330,6 +332,7 @@ async def mongo_answers(config: Config) -> Finding:
 
 async def accounts_answer(home: Home, config: Config) -> AsyncIterator[Finding]:
     """Start a session of every active account and read its balances."""
+    from engine.stores.token_store import FileTokenStore
     from engine.stores.vault import FileVault
 
     try:
@@ -344,7 +347,7 @@ async def accounts_answer(home: Home, config: Config) -> AsyncIterator[Finding]:
     for name, problem in problems.items():
         yield Finding(f"account {name}", BAD, problem, "import it again")
     vault = FileVault(home.path)
-    desk = _Desk(config, vault.reveal)
+    desk = _Desk(config, vault.reveal, FileTokenStore(home.path, vault))
     try:
         for finding in await desk.check(accounts):
             yield finding
@@ -361,6 +364,12 @@ class _Sink:
     def on_report(self, report: ExecutionReport) -> None:
         """Take nothing."""
 
+    def on_ready(self, account: str) -> None:
+        """Take nothing."""
+
+    def on_limits(self, account: str, **told: object) -> None:
+        """Take nothing."""
+
     def on_connection(self, account: str, state: ConnectionState, text: str) -> None:
         """Keep the last sentence."""
         self.text = text
@@ -369,9 +378,12 @@ class _Sink:
 class _Desk:
     """Tries each account's broker, some at a time."""
 
-    def __init__(self, config: Config, reveal: Callable[[str, str, str], str]) -> None:
+    def __init__(
+        self, config: Config, reveal: Callable[[str, str, str], str], tokens: TokenStore
+    ) -> None:
         self._config = config
         self._reveal = reveal
+        self._tokens = tokens
         self._adapters: dict[str, BrokerAdapter] = {}
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
@@ -405,7 +417,7 @@ class _Desk:
         from engine.brokers.registry import make_adapter
 
         if account.broker not in self._adapters:
-            adapter = make_adapter(account.broker, self._config, PaperMarket())
+            adapter = make_adapter(account.broker, self._config, PaperMarket(), tokens=self._tokens)
             self._adapters[account.broker] = adapter
         credentials = {
             name: self._reveal(account.id, name, secret.get_secret_value())

@@ -115,8 +115,10 @@ async def running(
                 practice_venue("--dialect", "alpaca", "--latency-ms", "4")
             )
         from engine.api.server import ApiServer
-        from engine.telemetry.runtime import settle_garbage_collection
+        from engine.telemetry.runtime import allow_open_files, settle_garbage_collection
         from engine.wiring import build_engine
+
+        allow_open_files()  # two or three for every account
 
         if venue is not None:
             from engine.services.demo import demo_config, put_practice_accounts

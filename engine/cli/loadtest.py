@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--dialect", choices=("alpaca", "binance", "oanda", "kite"), default="alpaca")
     add("--tls", action="store_true", help="over TLS")
-    add("--compare", default="floor", metavar="LIST", help="floor,httpx,aiohttp (floor); none")
+    add("--compare", default="floor", metavar="LIST", help="floor,httpx,aiohttp,ccxt (floor); none")
 
 
 def _count(text: str) -> int:
@@ -35,8 +35,7 @@ def _count(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run and print; return the exit status."""
-    from engine.loadtest.baselines import BASELINES
-    from engine.loadtest.driver import LoadPlan, measure
+    from engine.loadtest.driver import BASELINES, LoadPlan, measure
     from engine.loadtest.report import as_text, summarise
 
     names = tuple(name for name in args.compare.split(",") if name and name != "none")
@@ -44,11 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if unknown:
         complain(f"--compare {unknown[0]}: expected some of {', '.join(BASELINES)}")
         return 2
-    if args.tls or args.dialect != "alpaca":
-        what = "--tls" if args.tls else f"--dialect {args.dialect}"
-        complain(f"loadtest {what} comes with a later version; alpaca without TLS is ready")
-        return 1
-    plan = LoadPlan(args.accounts, args.signals, args.rate, args.dialect, names)
+    plan = LoadPlan(args.accounts, args.signals, args.rate, args.dialect, names, args.tls)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         report = summarise(plan, runner.run(measure(plan)))
     if args.json:

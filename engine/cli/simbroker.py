@@ -9,9 +9,10 @@ import re
 import signal
 import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import ConfigError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from engine.simbroker import SimConfig
+    from engine.simbroker.tls import Certificates
 
 _DIALECTS = ("alpaca", "binance", "oanda", "kite")
 
@@ -62,19 +64,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fill-delay-ms", type=float, default=0.0, help="between acknowledgement and market")
     add("--max-fill-qty", type=_decimal, default=None, help="most units filled at one tick")
     add("--rate-limit", type=int, default=0, help="requests a minute and key (Alpaca: 200)")
+    add(
+        "--tls",
+        nargs="?",
+        const="",
+        metavar="CA_FILE",
+        help="over TLS, by a new authority whose certificate goes to this file (or a printed one)",
+    )
     add("--lifeline", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted; returns the exit status."""
-    if args.dialect != "alpaca":
-        line = f"the {args.dialect} dialect comes with a later version; alpaca is ready"
-        print(line, file=sys.stderr)
-        return 1
     try:
         config = _config(args)
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_serve(config, args.host, args.port, lifeline=args.lifeline))
+        with ExitStack() as stack:
+            made = None if args.tls is None else _certificates(args.tls, stack)
+            runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
+            return runner.run(_serve(config, args.host, args.port, made, lifeline=args.lifeline))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -115,7 +122,8 @@ def _accounts(path: Path) -> dict[str, str]:
 
 def _config(args: argparse.Namespace) -> SimConfig:
     from engine.simbroker import SimConfig
-    from engine.simbroker.server import as_faults, positive
+    from engine.simbroker.faults import as_faults
+    from engine.simbroker.server import positive
 
     if args.tick_interval <= 0 or args.speed <= 0:
         raise ConfigError("--tick-interval and --speed must be above zero")
@@ -124,6 +132,7 @@ def _config(args: argparse.Namespace) -> SimConfig:
     if args.max_fill_qty is not None:
         positive(args.max_fill_qty, "--max-fill-qty")
     return SimConfig(
+        dialect=args.dialect,
         cash=args.cash,
         margin=positive(args.margin, "--margin"),
         accounts=None if args.accounts is None else _accounts(args.accounts),
@@ -146,7 +155,20 @@ def _config(args: argparse.Namespace) -> SimConfig:
     )
 
 
-async def _serve(config: SimConfig, host: str, port: int, *, lifeline: bool) -> int:
+def _certificates(authority: str, stack: ExitStack) -> Certificates:
+    from engine.simbroker.tls import make_certificate
+
+    directory = TemporaryDirectory(prefix="volley-venue-", ignore_cleanup_errors=True)
+    path = Path(stack.enter_context(directory))
+    try:
+        return make_certificate(path, Path(authority) if authority else None)
+    except OSError as error:
+        raise ConfigError(f"--tls {authority} cannot be written: {error.strerror}") from None
+
+
+async def _serve(
+    config: SimConfig, host: str, port: int, made: Certificates | None, *, lifeline: bool
+) -> int:
     from engine.simbroker import SimBroker
 
     loop = asyncio.get_running_loop()
@@ -161,8 +183,11 @@ async def _serve(config: SimConfig, host: str, port: int, *, lifeline: bool) -> 
         loop.add_signal_handler(signal.SIGTERM, end, 0)
         loop.add_signal_handler(signal.SIGINT, end, 130)
     venue = SimBroker(config)
-    await venue.start(host, port)
-    print(f"simulated venue (alpaca) on http://{host}:{venue.port}", flush=True)
+    await venue.start(host, port, ssl=None if made is None else made.server_context())
+    scheme = "http" if made is None else "https"
+    print(f"simulated venue ({config.dialect}) on {scheme}://{host}:{venue.port}", flush=True)
+    if made is not None:
+        print(f"certificate authority: {made.authority}", flush=True)
     if lifeline:
         _watch_stdin(loop, end)
     try:

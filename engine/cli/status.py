@@ -21,6 +21,7 @@ _ACCOUNTS: Final = {
     "unknown_orders": "UNKNOWN",
     "last_error": "LAST ERROR",
 }
+_TO_DO: Final = {"account": "ACCOUNT", "code": "CODE", "text": "WHAT", "todo": "TO DO"}
 _ORDERS: Final = {
     "cl_ord_id": "ORDER",
     "account": "ACCOUNT",
@@ -86,6 +87,8 @@ def screen(state: dict[str, Any]) -> str:
     lines += [f"{halt['state']} {halt['scope']}: {halt['reason']}" for halt in state["halts"]]
     for name, service in (engine.get("services") or {}).items():
         lines.append(f"{name}: {service['state']} {service['text']}".rstrip())
+    todo = state["readiness"]
+    lines += _part(f"to do before the open ({len(todo)})", todo, _TO_DO)
     accounts, connected = state["accounts"], engine["connected"]
     lines += _part(f"accounts ({connected} of {len(accounts)} connected)", accounts, _ACCOUNTS)
     lines += _part(f"open orders ({len(state['open_orders'])})", state["open_orders"], _ORDERS)

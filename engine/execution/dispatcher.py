@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from engine.errors import InvariantError
+from engine.execution.fair_queue import FairQueue
 from engine.execution.lane import Denied, Lane
 from engine.model.order import Order
 
 CHUNK = 256
 """Orders per turn of the loop: about three milliseconds, after which replies, streams and commands get theirs. Handling
 a reply costs more than sending an order, so a smaller turn makes the last order of a fan-out wait for replies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """When a fan-out would be through, by the limits alone.
+
+    ``cold``: accounts of it that have no free connection just now; what they wait for is not in ``seconds``.
+    """
+
+    seconds: float
+    cold: int
 
 
 class Dispatcher:
@@ -23,6 +37,7 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Order] = deque()
         self._scheduled = False
+        self._dispatched_at = float("-inf")
         self._turn = 0
 
     def dispatch(self, orders: list[Order]) -> None:
@@ -36,7 +51,17 @@ class Dispatcher:
         if not self._scheduled:
             self._work()
 
+    @property
+    def busy(self) -> bool:
+        """Say whether orders wait for the loop's next turn."""
+        return self._scheduled
+
+    def idle_s(self) -> float:
+        """Return how many seconds ago orders were last handed to lanes."""
+        return self._loop.time() - self._dispatched_at
+
     def _work(self) -> None:
+        self._dispatched_at = self._loop.time()
         waiting, lanes = self._waiting, self.lanes
         try:
             for _ in range(min(CHUNK, len(waiting))):
@@ -51,6 +76,27 @@ class Dispatcher:
             self._scheduled = bool(waiting)
             if waiting:
                 self._loop.call_soon(self._work)
+
+    def predict(self, accounts: Collection[str], now_ns: int, *, entry: bool = True) -> Prediction:
+        """Say when the last of one more order for each of ``accounts`` would have left, behind what waits already."""
+        chosen = set(accounts)
+        waiting = Counter(order.account for order in self._waiting)
+        ways: Counter[FairQueue] = Counter()
+        used: set[FairQueue] = set()
+        last = ready = 0
+        for account, lane in self.lanes.items():
+            count = len(lane) + waiting[account] + (account in chosen)
+            if not count:
+                continue
+            for stage in lane.way.stages:
+                ways[stage] += count
+            if account in chosen:
+                used.update(lane.way.stages)
+                ready += lane.session.ready()
+                last = max(last, lane.limit.after(count, now_ns, entry))
+        for stage in used:
+            last = max(last, stage.limit.after(ways[stage], now_ns, entry))
+        return Prediction(last / 1e9, len(chosen) - ready)
 
     def deny(self, order: Order, code: str, text: str) -> bool:
         """Deny an order that waits for its turn; say whether it was still here."""

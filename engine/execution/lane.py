@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from engine.clock import Clock
+from engine.execution.fair_queue import FairQueue, Turn
 from engine.execution.rate_limit import RateLimit
 from engine.model.enums import OrderStatus
 from engine.model.order import Order
@@ -26,10 +27,14 @@ class Lane:
     One order of an account is in flight at a time, so they reach the venue in order. Exits go before entries.
     An order that has waited past its age limit, or whose scope was halted meanwhile, is denied here, at the
     last moment before its first byte (control C13).
+
+    Cancels and replaces go past the queue: they count against every limit and wait for none, except while the
+    broker itself has asked for quiet.
     """
 
     __slots__ = (
         "_busy",
+        "_changes",
         "_clock",
         "_closed",
         "_denied",
@@ -41,19 +46,31 @@ class Lane:
         "_tries",
         "limit",
         "session",
+        "turn",
+        "way",
     )
 
     def __init__(
-        self, session: BrokerSession, limit: RateLimit, clock: Clock, gate: Gate, denied: Denied
+        self,
+        session: BrokerSession,
+        limit: RateLimit,
+        way: FairQueue,
+        clock: Clock,
+        gate: Gate,
+        denied: Denied,
     ) -> None:
         self.session = session
         self.limit = limit
+        self.way = way
+        self.turn: Turn | None = None  # our place in line for what we share with other lanes
         self._clock = clock
         self._gate = gate
         self._denied = denied
         self._loop = asyncio.get_running_loop()
         self._exits: deque[Order] = deque()
         self._entries: deque[Order] = deque()
+        # Cancels and replaces (with the replacement) that wait for the end of a pause, by ClOrdID.
+        self._changes: dict[str, tuple[Order, Order | None]] = {}
         self._tries: dict[str, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._busy = (
@@ -64,6 +81,17 @@ class Lane:
     def __len__(self) -> int:
         return len(self._exits) + len(self._entries)
 
+    @property
+    def paused_until_ns(self) -> int:
+        """Return until when the broker has asked this account, or its address, to be quiet."""
+        return max(self.limit.paused_until_ns, self.way.paused_until_ns)
+
+    def left(self, now_ns: int) -> int:
+        """Return how many entries could leave at once, as far as limits go."""
+        return min(self.limit.left(now_ns, entry=True), self.way.left(now_ns, entry=True))
+
+    # ---- orders ------------------------------------------------------------------------------------------------
+
     def put(self, order: Order) -> None:
         """Queue an order and send what can be sent."""
         if self._closed:
@@ -73,21 +101,30 @@ class Lane:
         self.pump()
 
     def put_back(self, order: Order) -> None:
-        """Take back an order of which not a byte left; it goes again while it is fresh."""
-        tries = self._tries.get(order.cl_ord_id, 0) + 1
+        """Take back an order of which not a byte left, or which the broker proves it did not take; it goes again
+        while it is fresh. Waiting for the end of a pause is no try.
+        """
+        tries = self._tries.get(order.cl_ord_id, 0)
+        paused = self.paused_until_ns > self._clock.monotonic_ns()
+        tries += not paused
         if self._closed or tries >= MOST_TRIES:
             self.forget(order)
-            times = "once" if tries == 1 else f"in {tries} tries"
+            times = "once" if tries <= 1 else f"in {tries} tries"
             self._denied(order, "NOT_SENT", f"not a byte left {times}: {order.text}")
             return
         self._tries[order.cl_ord_id] = tries
         (self._exits if order.reducing else self._entries).appendleft(order)
-        self._wake_in(RETRY_AFTER_NS * tries)
+        self._wake_in(0 if paused else RETRY_AFTER_NS * tries)
 
     def forget(self, order: Order) -> None:
         """Take the news that an order needs no more tries."""
         if self._tries:
             self._tries.pop(order.cl_ord_id, None)
+
+    def quieted(self) -> None:
+        """Take the news that the broker asked for quiet: what it refused for that was no failed try."""
+        self._tries.clear()
+        self._wake_in(0)
 
     def pump(self) -> None:
         """Send from the head of the queue for as long as order, rate and connection allow."""
@@ -95,6 +132,8 @@ class Lane:
             return
         self._busy = True
         try:
+            if self._changes:
+                self._send_changes()
             while (queue := self._exits or self._entries) and self._send_first(queue):
                 pass
         finally:
@@ -113,16 +152,26 @@ class Lane:
             self.forget(order)
             self._denied(order, *refused)
             return True
-        if not self.session.ready():
-            # A reply pumps again; a connection that comes back unasked is found by looking.
-            deadline = order.send_before_ns - now if order.send_before_ns else LOOK_AGAIN_NS
-            self._wake_in(min(deadline, LOOK_AGAIN_NS))
-            return False
-        if not self.limit.take(now):
-            self._wake_in(self.limit.wait_ns(now))
+        if not self._may_leave(order, now):
             return False
         queue.popleft()
         self.session.submit(order)
+        return True
+
+    def _may_leave(self, order: Order, now: int) -> bool:
+        """Say whether there is a connection and room in every limit, and see to it that we look again if not."""
+        entry = not order.reducing
+        if not self.limit.left(now, entry):
+            self._wake_for(order, now, self.limit.wait_ns(now, entry))
+            return False
+        if not self.session.ready():
+            # A reply pumps again; a connection that comes back unasked is found by looking.
+            self._wake_for(order, now, LOOK_AGAIN_NS)
+            return False
+        if not self.way.admit(self, entry, now):
+            self._wake_for(order, now, None)  # pumped when our turn comes
+            return False
+        self.limit.spend(now)
         return True
 
     def deny(self, order: Order, code: str, text: str) -> bool:
@@ -148,6 +197,14 @@ class Lane:
     def close(self, code: str = "NOT_SENT", text: str = "its lane was closed") -> None:
         """Deny what is queued and take nothing any more."""
         self._closed = True
+        if self.turn is not None:
+            self.turn.void()
+            self.turn = None
+        changes = list(self._changes.values())
+        self._changes.clear()
+        for _, replacement in changes:
+            if replacement is not None:
+                self._denied(replacement, code, text)
         self.deny_all(code, text)
         if self._timer is not None:
             self._timer.cancel()
@@ -159,11 +216,71 @@ class Lane:
             return "STALE", f"{late:.1f} s past its age limit before it could leave"
         return self._gate(order)
 
+    # ---- cancels and replaces ----------------------------------------------------------------------------------
+
+    def cancel(self, order: Order) -> None:
+        """Ask the broker to cancel an order."""
+        self._change(order, None)
+
+    def replace(self, order: Order, replacement: Order) -> None:
+        """Ask the broker to put ``replacement`` in the place of ``order``."""
+        self._change(order, replacement)
+
+    def _change(self, order: Order, replacement: Order | None) -> None:
+        if self._closed and replacement is not None:
+            self._denied(replacement, "NOT_CONNECTED", "the account's broker session was closed")
+        elif not self._closed and self.paused_until_ns > self._clock.monotonic_ns():
+            before = self._changes.get(order.cl_ord_id)
+            self._changes[order.cl_ord_id] = (order, replacement)
+            if before is not None and before[1] is not None:
+                self._denied(before[1], "NOT_SENT", "another change came before it could leave")
+            self._wake_in(0)
+        else:
+            self._send_change(order, replacement)
+
+    def _send_changes(self) -> None:
+        if self.paused_until_ns > self._clock.monotonic_ns():
+            return
+        changes = list(self._changes.values())
+        self._changes.clear()
+        for order, replacement in changes:
+            refused = self._gate(replacement) if replacement is not None else None
+            if replacement is not None and (refused is not None or order.status.terminal):
+                refused = refused or ("NOT_SENT", f"{order.cl_ord_id} is {order.status.value}")
+                self._denied(replacement, *refused)
+            elif not order.status.terminal:
+                self._send_change(order, replacement)
+
+    def _send_change(self, order: Order, replacement: Order | None) -> None:
+        now = self._clock.monotonic_ns()
+        self.limit.spend(now)
+        self.way.spend(now)
+        if replacement is None:
+            self.session.cancel(order)
+        else:
+            self.session.replace(order, replacement)
+
+    # ---- waking ------------------------------------------------------------------------------------------------
+
+    def _wake_for(self, order: Order, now: int, wait_ns: int | None) -> None:
+        """Look again after ``wait_ns``, and in any case when the order becomes too old."""
+        waits = [] if wait_ns is None else [wait_ns]
+        if order.send_before_ns:
+            waits.append(order.send_before_ns - now)
+        if waits:
+            self._wake_in(min(waits))
+
     def _wake_in(self, delay_ns: int) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+        if self._changes:
+            quiet = self.paused_until_ns - self._clock.monotonic_ns()
+            delay_ns = min(delay_ns, quiet) if delay_ns else 0
         self._timer = self._loop.call_later(max(delay_ns, 0) / 1e9 + 0.0005, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
         self.pump()
+        if self._changes and self._timer is None:
+            self._wake_in(max(self.paused_until_ns - self._clock.monotonic_ns(), 1))

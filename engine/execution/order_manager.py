@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from engine.clock import Clock
 from engine.errors import InvariantError
 from engine.model.account_state import AccountState
-from engine.model.enums import ExecType, OrderStatus
+from engine.model.enums import ExecType, OrderStatus, OrderType
+from engine.model.identifiers import EXIT_LEGS, STOP_LEG, exit_leg_id
 from engine.model.messages import ExecutionReport, Fill
 from engine.model.order import Order
 
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 
 MOST_DONE = 5_000
 MOST_FILLS = 2_000
+
+
+_PROVEN = frozenset({OrderStatus.NEW, OrderStatus.PARTIALLY_FILLED, OrderStatus.FILLED})
 
 
 class OrderManager:
@@ -30,12 +34,17 @@ class OrderManager:
         on_change: Callable[[Order, ExecutionReport | None], None],
         on_fill: Callable[[Fill, Order], None],
         on_broken: Callable[[str, str], None],
+        on_repeat: Callable[[Order], None] | None = None,
     ) -> None:
+        """``on_repeat``: the broker said again what was known, by its stream after its reply or the other way round;
+        without it, ``on_change`` is told that, too.
+        """
         self._clock = clock
         self._states = states
         self._on_change = on_change
         self._on_fill = on_fill
         self._on_broken = on_broken
+        self._on_repeat = on_repeat
         self.orders: dict[str, Order] = {}
         self._by_order_id: dict[tuple[str, str], str] = {}
         self._done: deque[str] = deque()
@@ -86,16 +95,21 @@ class OrderManager:
             state.working[order.cl_ord_id] = order
 
     def find(self, report: ExecutionReport) -> Order | None:
-        """Return the order a report speaks of."""
+        """Return the order a report speaks of.
+
+        A bracket's exit that was replaced is another order at the broker, told as the same leg: its id decides.
+        """
+        ours = self._by_order_id.get((report.account, report.order_id)) if report.order_id else None
+        if report.parent and ours:
+            return self.orders.get(ours)
         order = self.orders.get(report.cl_ord_id)
-        if order is None and report.order_id:
-            ours = self._by_order_id.get((report.account, report.order_id))
-            order = self.orders.get(ours) if ours else None
+        if order is None and ours:
+            order = self.orders.get(ours)
         return order
 
     def apply(self, report: ExecutionReport) -> Order | None:
         """Take in one report; return its order, or ``None`` when it is not one of ours."""
-        order = self.find(report)
+        order = self.find(report) or self._leg(report)
         if order is None:
             return None
         if order.account != report.account:
@@ -106,6 +120,10 @@ class OrderManager:
             return None
         if report.exec_type is ExecType.UNSENT:
             self._on_change(order, report)
+            return order
+        repeat = self._on_repeat
+        if repeat is not None and _is_known(order, report):
+            repeat(order)
             return order
         try:
             fill = order.apply(report, self._clock.now())
@@ -123,6 +141,34 @@ class OrderManager:
             self.fills.append(fill)
             self._on_fill(fill, order)
         self._changed(order, report)
+        return order
+
+    def _leg(self, report: ExecutionReport) -> Order | None:
+        """Take in an exit that the broker made along with an entry of ours, when it is first told."""
+        entry = self.orders.get(report.parent) if report.parent else None
+        if entry is None or report.leg not in EXIT_LEGS or entry.account != report.account:
+            return None
+        is_stop = report.leg == STOP_LEG
+        order = Order(
+            cl_ord_id=report.cl_ord_id or exit_leg_id(entry.cl_ord_id, report.leg),
+            account=entry.account,
+            symbol=entry.symbol,
+            side=report.side or entry.side.opposite,
+            order_qty=report.order_qty or entry.order_qty,
+            order_type=report.order_type or (OrderType.STOP if is_stop else OrderType.LIMIT),
+            time_in_force=report.time_in_force or entry.time_in_force,
+            created_at=self._clock.now(),
+            limit_price=report.limit_price or (None if is_stop else entry.take_profit),
+            stop_price=report.stop_price or (entry.stop_loss if is_stop else None),
+            source=entry.source,
+            signal_id=entry.signal_id,
+            strategy=entry.strategy,
+            leg=report.leg,
+            reducing=True,
+            parent=entry.cl_ord_id,
+        )
+        order.order_id = report.order_id
+        self._keep(order)
         return order
 
     def deny(self, order: Order, code: str, text: str) -> None:
@@ -147,3 +193,17 @@ class OrderManager:
     def working(self) -> list[Order]:
         """Return every order that may still fill."""
         return [order for state in self._states.values() for order in state.working.values()]
+
+
+def _is_known(order: Order, report: ExecutionReport) -> bool:
+    """Say whether a ``new`` tells nothing: most brokers say it twice, in the reply and by the stream."""
+    return (
+        report.exec_type is ExecType.NEW
+        and order.status in _PROVEN
+        and report.order_id == order.order_id
+        and not report.text
+        and not report.last_qty
+        and not (report.cum_qty and report.cum_qty > order.cum_qty)
+        and (report.status is OrderStatus.NEW or report.status is None)
+        and not order.code
+    )

@@ -1,41 +1,70 @@
 """What people would fan out with otherwise, and the floor: a bare loop over the same prepared bytes.
 
-Every baseline sends one order for each account at once and reads every reply, on warm connections of its own to the
-same venue, in the same process and run as the measured engine. ``left_us`` is when the last order's last byte was
-handed to the system, ``done_us`` when the last reply was read, both since the round began.
+Every baseline sends one order for each account at once and reads every reply, on connections of its own to the
+same venue, in the same process and run as the measured engine. The requests are the engine's own, byte for byte,
+written before the clock starts; what a library takes apart (method, path, headers, body) is taken apart then, too.
+ccxt writes its own: that is what it is for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import select
+import selectors
 import socket
+import ssl
 import time
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
-from engine.model.identifiers import cl_ord_id
+from engine.config import Config
+from engine.errors import TradingError
+from engine.loadtest.dialects import Dialect, RequestWriter
 
-SYMBOL = "AAPL"
+Item = TypeVar("Item")
+
+REPLY_WITHIN_S = 30.0
+KEEP_S = 3600.0  # no library loses its connections because another one takes its time
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One fan-out. ``left_us`` is ``None`` where a library does not let one see it."""
+    """One fan-out; microseconds since it began.
+
+    ``left_us``: when the last order's last byte was handed to the system, ``None`` where a library does not let
+    one see it. ``done_us``: when the last reply was read. ``replies_us``: when each reply was.
+    """
 
     left_us: int | None
     done_us: int
     cpu_us: int
     failures: int
+    replies_us: Sequence[int] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Venue:
+    """Where a baseline sends, and as whom: ``context`` trusts the venue, ``None`` without TLS."""
+
+    url: str
+    dialect: Dialect
+    accounts: int
+    config: Config
+    context: ssl.SSLContext | None
+
+    def writer(self, owner: str) -> RequestWriter:
+        """Return what writes the requests of ``owner``'s accounts."""
+        return RequestWriter(self.dialect, self.config, owner, self.accounts, self.url)
 
 
 class Baseline(Protocol):
-    """One way to fan out."""
+    """One way to fan out. ``note`` says what is particular about it, for the report."""
 
     name: str
+    note: str
 
     async def open(self) -> None:
         """Connect and warm up."""
@@ -50,86 +79,80 @@ class Baseline(Protocol):
         ...
 
 
-def order_fields(name: str, number: int, account: int) -> dict[str, str]:
-    """Return the order every way of sending sends, under an id of its own."""
-    return {
-        "symbol": SYMBOL,
-        "qty": "1",
-        "side": "buy",
-        "type": "market",
-        "time_in_force": "day",
-        "client_order_id": cl_ord_id("loadtest", name, str(number), str(account)),
-    }
-
-
-def headers(name: str, account: int) -> dict[str, str]:
-    """Return credentials as Alpaca takes them; every way of sending has accounts of its own at the venue."""
-    return {"APCA-API-KEY-ID": f"{name.upper()}{account:05d}", "APCA-API-SECRET-KEY": "load"}
-
-
 class Floor:
     """A bare loop: prepared bytes to non-blocking sockets, then replies as they come."""
 
     name = "floor"
+    note = "sockets and a selector, one connection an account"
 
-    def __init__(self, url: str, accounts: int) -> None:
-        self._address = (urlsplit(url).hostname or "", urlsplit(url).port or 80)
-        self._accounts = accounts
+    def __init__(self, venue: Venue) -> None:
+        self._venue = venue
+        self._writer = venue.writer("FLOOR")
         self._sockets: list[socket.socket] = []
+        self._selector = selectors.DefaultSelector()
 
     async def open(self) -> None:
-        """Connect one socket per account."""
-        for _ in range(self._accounts):
-            sock = socket.create_connection(self._address)
+        """Connect one socket an account; in a thread, for the engine's loop goes on."""
+        await asyncio.to_thread(self._connect)
+        await self.round(-1)
+
+    def _connect(self) -> None:
+        parts, context = urlsplit(self._venue.url), self._venue.context
+        address = (parts.hostname or "", parts.port or (443 if context else 80))
+        for number in range(self._venue.accounts):
+            sock = socket.create_connection(address, timeout=REPLY_WITHIN_S)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if context is not None:
+                sock = context.wrap_socket(sock, server_hostname=address[0])
             sock.setblocking(False)
             self._sockets.append(sock)
-
-    def _request(self, number: int, account: int) -> bytes:
-        fields = order_fields(self.name, number, account)
-        body = "{" + ",".join(f'"{key}":"{value}"' for key, value in fields.items()) + "}"
-        head = "".join(
-            f"{name}: {value}\r\n" for name, value in headers(self.name, account).items()
-        )
-        return (
-            f"POST /v2/orders HTTP/1.1\r\nHost: venue\r\n{head}Content-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n{body}"
-        ).encode()
+            self._selector.register(sock, selectors.EVENT_READ, number)
 
     async def round(self, number: int) -> Round:
         """Write everything, then read everything; nothing else runs meanwhile."""
-        requests = [self._request(number, account) for account in range(self._accounts)]
-        poller = select.poll()
-        by_descriptor = {sock.fileno(): sock for sock in self._sockets}
-        for descriptor in by_descriptor:
-            poller.register(descriptor, select.POLLIN)
-        received: dict[int, bytes] = dict.fromkeys(by_descriptor, b"")
-        waiting = len(by_descriptor)
+        requests = self._writer.requests(number)
+        received = [b""] * len(requests)
+        replies: list[int] = []
         failures = 0
         cpu = time.process_time_ns()
         began = time.monotonic_ns()
         for sock, request in zip(self._sockets, requests, strict=True):
-            sock.send(request)
+            if sock.send(request) != len(request):
+                raise TradingError("floor: a socket's buffer does not hold one order")
         left = time.monotonic_ns()
-        while waiting:
-            for descriptor, _ in poller.poll(5000):
-                received[descriptor] += by_descriptor[descriptor].recv(65536)
-                if _complete(received[descriptor]):
-                    failures += not received[descriptor].startswith(b"HTTP/1.1 200")
-                    poller.unregister(descriptor)
-                    waiting -= 1
-        done = time.monotonic_ns()
-        return Round(
-            (left - began) // 1000,
-            (done - began) // 1000,
-            (time.process_time_ns() - cpu) // 1000,
-            failures,
-        )
+        while len(replies) < len(requests):
+            ready = self._selector.select(REPLY_WITHIN_S)
+            if not ready:
+                raise TradingError(f"floor: no reply within {REPLY_WITHIN_S:g} s")
+            for key, _ in ready:
+                account = key.data
+                received[account] += _read(self._sockets[account])
+                if _complete(received[account]):
+                    failures += not received[account].startswith(b"HTTP/1.1 20")
+                    received[account] = b""
+                    replies.append((time.monotonic_ns() - began) // 1000)
+        cpu = time.process_time_ns() - cpu
+        return Round((left - began) // 1000, replies[-1], cpu // 1000, failures, replies)
 
     async def close(self) -> None:
         """Close the sockets."""
         for sock in self._sockets:
             sock.close()
+        self._selector.close()
+        await self._writer.close()
+
+
+def _read(sock: socket.socket) -> bytes:
+    """Read what is there; a TLS socket may have a session ticket for us, and no byte of a reply."""
+    try:
+        piece = sock.recv(65536)
+    except (ssl.SSLWantReadError, BlockingIOError):
+        return b""
+    if not piece:
+        raise TradingError("floor: the venue closed a connection")
+    while isinstance(sock, ssl.SSLSocket) and (waiting := sock.pending()):
+        piece += sock.recv(waiting)  # already deciphered: no selector tells of it
+    return piece
 
 
 def _complete(reply: bytes) -> bool:
@@ -142,78 +165,122 @@ def _complete(reply: bytes) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def _taken_apart(request: bytes) -> _Call:
+    """Return a request as a library wants it; it counts the body and names the host itself."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    first, *lines = head.decode("ascii").split("\r\n")
+    method, path, _ = first.split(" ")
+    fields = (line.partition(": ") for line in lines)
+    headers = {
+        name: value
+        for name, _, value in fields
+        if name.lower() not in {"host", "content-length", "connection"}
+    }
+    return _Call(method, path, headers, body)
+
+
 class Httpx:
     """Plain httpx with asyncio.gather: one client with its default pool."""
 
     name = "httpx"
+    # With the pool opened to one warm connection an account it takes far longer still: httpcore 1.0 looks at
+    # every pair of idle connections for every request.
+    note = "one AsyncClient with its default pool (100 connections, 20 kept)"
 
-    def __init__(self, url: str, accounts: int) -> None:
-        self._url = f"{url}/v2/orders"
-        self._accounts = accounts
-        # As it comes: with the pool opened to one warm connection an account, httpcore 1.0 looks at every pair of
-        # idle connections for every request and takes 50 ms of CPU an order at 200 of them.
-        self._client = httpx.AsyncClient(timeout=30, trust_env=False)
+    def __init__(self, venue: Venue) -> None:
+        self._venue = venue
+        self._writer = venue.writer("HTTPX")
+        verify: ssl.SSLContext | bool = venue.context if venue.context is not None else False
+        self._client = httpx.AsyncClient(
+            base_url=venue.url, verify=verify, timeout=120, trust_env=False
+        )
 
     async def open(self) -> None:
         """Warm the pool."""
         await self.round(-1)
 
     async def round(self, number: int) -> Round:
-        """Gather one post per account."""
-        return await _gathered(self._accounts, lambda account: self._post(number, account))
+        """Gather one request an account."""
+        calls = [_taken_apart(request) for request in self._writer.requests(number)]
+        return await gathered(calls, self._send)
 
-    async def _post(self, number: int, account: int) -> bool:
-        fields = order_fields(self.name, number, account)
-        reply = await self._client.post(self._url, json=fields, headers=headers(self.name, account))
-        return reply.status_code == 200
+    async def _send(self, call: _Call) -> bool:
+        reply = await self._client.request(
+            call.method, call.path, content=call.body, headers=call.headers
+        )
+        return reply.is_success
 
     async def close(self) -> None:
         """Close the client."""
         await self._client.aclose()
+        await self._writer.close()
 
 
 class Aiohttp:
-    """aiohttp with asyncio.gather, if it is installed."""
+    """aiohttp with asyncio.gather."""
 
     name = "aiohttp"
+    note = "one ClientSession, a connection an account"
 
-    def __init__(self, url: str, accounts: int) -> None:
-        self._url = f"{url}/v2/orders"
-        self._accounts = accounts
+    def __init__(self, venue: Venue) -> None:
+        self._venue = venue
+        self._writer = venue.writer("AIOHTTP")
         self._session: Any = None
 
     async def open(self) -> None:
-        """Open a session and warm one connection per account."""
-        import aiohttp
-
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=self._accounts))
+        """Open a session and warm one connection an account."""
+        try:
+            import aiohttp
+        except ImportError:
+            raise TradingError("--compare aiohttp needs aiohttp: pip install aiohttp") from None
+        self._session = aiohttp.ClientSession(
+            self._venue.url,
+            connector=aiohttp.TCPConnector(
+                limit=self._venue.accounts,
+                ssl=self._venue.context or True,
+                keepalive_timeout=KEEP_S,
+            ),
+        )
         await self.round(-1)
 
     async def round(self, number: int) -> Round:
-        """Gather one post per account."""
-        return await _gathered(self._accounts, lambda account: self._post(number, account))
+        """Gather one request an account."""
+        calls = [_taken_apart(request) for request in self._writer.requests(number)]
+        return await gathered(calls, self._send)
 
-    async def _post(self, number: int, account: int) -> bool:
-        fields = order_fields(self.name, number, account)
-        async with self._session.post(
-            self._url, json=fields, headers=headers(self.name, account)
+    async def _send(self, call: _Call) -> bool:
+        async with self._session.request(
+            call.method, call.path, data=call.body, headers=call.headers
         ) as reply:
             await reply.read()
-            return bool(reply.status == 200)
+            return bool(reply.ok)
 
     async def close(self) -> None:
         """Close the session."""
-        await self._session.close()
+        if self._session is not None:
+            await self._session.close()
+        await self._writer.close()
 
 
-async def _gathered(accounts: int, post: Any) -> Round:
+async def gathered(items: Sequence[Item], send: Callable[[Item], Awaitable[bool]]) -> Round:
+    """Send every item at once and wait for all."""
+    replies: list[int] = []
+
+    async def one(item: Item) -> bool:
+        answer = await send(item)
+        replies.append((time.monotonic_ns() - began) // 1000)
+        return answer
+
     cpu = time.process_time_ns()
     began = time.monotonic_ns()
-    answers = await asyncio.gather(*(post(account) for account in range(accounts)))
-    done = time.monotonic_ns()
-    return Round(
-        None, (done - began) // 1000, (time.process_time_ns() - cpu) // 1000, answers.count(False)
-    )
-
-
-BASELINES: dict[str, Any] = {"floor": Floor, "httpx": Httpx, "aiohttp": Aiohttp}
+    answers = await asyncio.gather(*(one(item) for item in items))
+    cpu = time.process_time_ns() - cpu
+    return Round(None, replies[-1], cpu // 1000, answers.count(False), replies)

@@ -29,6 +29,10 @@ class Instruments:
         """Return what is known, else the cautious default of whole units and cents."""
         return self._known.get((broker, symbol)) or Instrument(symbol)
 
+    def find(self, broker: str, symbol: str) -> Instrument | None:
+        """Return what the broker said of a symbol, ``None`` while it was not asked."""
+        return self._known.get((broker, symbol))
+
     def known(self, broker: str, symbol: str) -> bool:
         """Say whether the broker has been asked, or has just failed to answer."""
         key = (broker, symbol)

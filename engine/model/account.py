@@ -21,7 +21,7 @@ from pydantic import (
 
 from engine.model.numbers import parse_decimal, to_text
 
-BROKERS = ("paper", "alpaca", "binance", "oanda", "kite")
+BROKERS = ("paper", "alpaca", "binance", "oanda", "kite", "ccxt")
 
 
 def _exact(value: object) -> Decimal:
@@ -131,12 +131,26 @@ class Hours(_Document):
         return moment
 
 
+class Egress(_Document):
+    """How an account's connections leave this machine: brokers bind keys to addresses.
+
+    ``local_address``: the address of ours to connect from. ``proxy``: ``http://host:port`` or ``socks5://host:port``
+    to connect through (its user and password, if any, are credentials ``proxy_user`` and ``proxy_password``).
+    """
+
+    local_address: Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f.:]{2,45}$")] | None = None
+    proxy: (
+        Annotated[str, StringConstraints(pattern=r"^(http|socks5)://[A-Za-z0-9.\[\]:-]+:[0-9]{1,5}$")]
+        | None
+    ) = None
+
+
 class Account(_Document):
     """One trading account. Credentials are references or ciphertext, and never shown."""
 
     id: Name
     name: Annotated[str, StringConstraints(max_length=128)] = ""
-    broker: Literal["paper", "alpaca", "binance", "oanda", "kite"]
+    broker: Literal["paper", "alpaca", "binance", "oanda", "kite", "ccxt"]
     environment: Literal["paper", "live"] = "paper"
     base_url: Annotated[str, StringConstraints(max_length=256)] | None = None
     credentials: dict[Name, SecretStr] = Field(default_factory=dict)
@@ -148,6 +162,11 @@ class Account(_Document):
     sizing: Sizing
     limits: Limits = Limits()
     hours: Hours | None = None
+    egress: Egress | None = None
+    options: dict[Name, Annotated[str, StringConstraints(max_length=128)]] = Field(
+        default_factory=dict
+    )
+    """Settings of one broker's adapter, which refuses those it does not know (see its package)."""
 
     def document(self) -> dict[str, Any]:
         """Return the document for a store: JSON types, credentials revealed (references or ciphertext)."""

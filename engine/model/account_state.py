@@ -39,6 +39,18 @@ class TradingHours:
             return local.weekday() in {0, 1, 2, 3, 6} and (ends_tomorrow or clock < self._close)
         return local.weekday() < 5 and ends_tomorrow and clock < self._close
 
+    def next_close(self, now: datetime) -> datetime:
+        """Return when the session that is on, or comes next, takes no more entries."""
+        # A session over midnight begins on the evening before; squared off before midnight, it ends there.
+        evenings = self._overnight and self._close > self._open
+        weekdays = {6, 0, 1, 2, 3} if evenings else {0, 1, 2, 3, 4}
+        day = now.astimezone(self.zone).date()
+        while True:
+            close = datetime.combine(day, self._close, self.zone)
+            if close > now and close.weekday() in weekdays:
+                return close
+            day += timedelta(days=1)
+
     def day(self, now: datetime) -> date:
         """Return the session's date, in the account's own zone."""
         return now.astimezone(self.zone).date()

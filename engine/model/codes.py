@@ -92,12 +92,21 @@ CODES: dict[str, CodeInfo] = {
     "STOP_SIDE": CodeInfo(
         "Stop on the wrong side", "The stop loss lies on the profit side of the entry."
     ),
+    "TARGET_SIDE": CodeInfo(
+        "Target on the wrong side", "The take profit lies on the losing side of the price."
+    ),
     "QTY_MIN": CodeInfo(
         "Too small", "The quantity rounds down to less than the smallest order of this instrument."
     ),
     # risk
     "QTY_MAX": CodeInfo(
         "Quantity limit", "The order is larger than the account's max_order_quantity."
+    ),
+    "VALUE_MIN": CodeInfo(
+        "Too little value", "The order is worth less than the smallest this broker takes."
+    ),
+    "NOT_TRADABLE": CodeInfo(
+        "Not tradable", "The broker does not trade this instrument at the moment."
     ),
     "VALUE_MAX": CodeInfo(
         "Value limit", "The order is worth more than the account's max_order_value."
@@ -124,6 +133,39 @@ CODES: dict[str, CodeInfo] = {
         "Unknown order open",
         "An order of this account and symbol has no proven outcome; it must be resolved first.",
     ),
+    # exits
+    "EXIT_BLOCKED": CodeInfo(
+        "Exit blocked",
+        "A position's exit was reached and may not leave: a halt, or trading is not armed. The price is looked at "
+        "again when that ends.",
+    ),
+    "EXIT_FAILED": CodeInfo(
+        "Exit failed", "A position's exit came to nothing; it is tried again, later each time."
+    ),
+    "EXITS_REST": CodeInfo(
+        "Exits rest at the broker",
+        "Exits of the position rest at the broker and could not be taken back in time; closing it beside them could "
+        "turn it around.",
+    ),
+    "EXITS_TAKEN_OVER": CodeInfo(
+        "Exits taken over",
+        "The broker does not work a position's exits any more; Volley watches them now.",
+    ),
+    "EXITS_UNCHANGED": CodeInfo(
+        "Exits unchanged", "New stops were not taken by the broker; the old ones stand."
+    ),
+    "PROTECTIVE": CodeInfo(
+        "Protects a position",
+        "The order is an exit the broker works for a position; set its stops instead.",
+    ),
+    "SQUARE_OFF_MISSED": CodeInfo(
+        "Square-off missed", "The account's square-off is over and it still holds positions."
+    ),
+    "UNKNOWN_ORDERS": CodeInfo(
+        "Too much unknown",
+        "More than two orders of the account, or one for more than a minute, have no proven outcome; it is halted "
+        "until a person has looked and re-arms it.",
+    ),
     # the way out
     "NOT_SENT": CodeInfo("Not sent", "Not a byte of the order left; it may be sent again."),
     "OUTCOME_UNKNOWN": CodeInfo(
@@ -135,6 +177,10 @@ CODES: dict[str, CodeInfo] = {
     ),
     "ABSENT": CodeInfo(
         "Proven absent", "The broker proves that it never had this order.", soft=True
+    ),
+    "LATE_ACCEPT": CodeInfo(
+        "Accepted late",
+        "The order was closed as absent, and the broker took it in after all; it is cancelled there.",
     ),
     "CANCELED": CodeInfo("Canceled", "A cancel signal came before it left."),
     "CANCELED_BY_OPERATOR": CodeInfo(

@@ -19,6 +19,7 @@ from engine.errors import CommandRefused
 from engine.model.account import Name, Positive
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, strip_whitespace=True)]
+Percent = Annotated[Positive, Field(lt=100)]
 ClOrdID = Annotated[str, StringConstraints(pattern=r"^[A-Z2-7]{20}$")]
 SignalKey = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}/[A-Za-z0-9._:-]{1,64}$")
@@ -48,6 +49,7 @@ class Approve(_Command):
     limit_price: Positive | None = None
     stop_loss: Positive | None = None
     take_profit: Positive | None = None
+    trail_percent: Percent | None = None
 
 
 class Reject(_Command):
@@ -117,13 +119,14 @@ class Flatten(_Command):
 
 
 class SetStops(_Command):
-    """Set or clear (``null``) the stops of an open position."""
+    """Set or clear (``null``, or absent) the stops of an open position."""
 
     command: Literal["set_stops"]
     account: Name
     symbol: Symbol
     stop_loss: Positive | None = None
     take_profit: Positive | None = None
+    trail_percent: Percent | None = None
 
 
 class Pause(_Command):
@@ -181,6 +184,13 @@ class SetAccountActive(_Command):
     active: Annotated[bool, Field(strict=True)]
 
 
+class LogIn(_Command):
+    """Begin the day's login of an account whose broker's sessions end; the result's ``url`` is to be opened."""
+
+    command: Literal["log_in"]
+    account: Name
+
+
 class ReloadAccounts(_Command):
     """Read the accounts again now."""
 
@@ -204,6 +214,7 @@ Command = (
     | Disarm
     | ResolveUnknown
     | SetAccountActive
+    | LogIn
     | ReloadAccounts
 )
 _ADAPTER: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="command")])

@@ -10,7 +10,22 @@ NAME = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
 
 SYMBOL = re.compile(r"[A-Z0-9][A-Z0-9._:/-]{0,31}", re.ASCII)
 
+OPERATOR = "operator"
+"""Source of orders made by hand."""
+PROTECTIVE = "protective"
+"""Source of the exits the engine sends by itself. No signal may use either source: their ids stay their own."""
+
 ENTRY_LEG = "entry"
+STOP_LEG = "stop"
+TARGET_LEG = "target"
+EXIT_LEGS = frozenset({STOP_LEG, TARGET_LEG})
+"""Legs of the exits a broker makes along with an entry; only one of a pair ever fills."""
+
+
+def exit_leg_id(entry: str, leg: str) -> str:
+    """Return the ClOrdID of the exit a broker works for the entry ``entry`` (a ClOrdID)."""
+    return ClOrdIDs(entry, "bracket", "exit").make("", leg)
+
 
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"  # RFC 4648
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]

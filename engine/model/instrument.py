@@ -8,7 +8,10 @@ from decimal import Decimal
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A tradable symbol at one broker. ``min_qty`` and ``lot`` in units, prices in quote currency."""
+    """A tradable symbol at one broker. ``min_qty``, ``max_qty`` and ``lot`` in units, prices in quote currency.
+
+    ``min_notional``: the smallest value of an order; ``max_qty`` 0: no such limit.
+    """
 
     symbol: str
     lot: Decimal = Decimal(1)
@@ -16,3 +19,5 @@ class Instrument:
     tick: Decimal = Decimal("0.01")
     multiplier: Decimal = Decimal(1)
     tradable: bool = True
+    min_notional: Decimal = Decimal(0)
+    max_qty: Decimal = Decimal(0)

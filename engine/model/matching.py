@@ -26,14 +26,18 @@ from engine.model.position import Position
 
 _AT_ONCE = frozenset({TimeInForce.IOC, TimeInForce.FOK})
 _FRACTION = Decimal("0.00000001")
+_PIPETTE = Decimal("0.00001")
 
 
 def practice_instrument(symbol: str) -> Instrument:
     """Return what a symbol is on the practice market.
 
     Symbols that look like a pair (a slash, or at least six characters ending in ``USDT`` or
-    ``USD``) trade in steps of 0.00000001, everything else in whole units.
+    ``USD``) trade in steps of 0.00000001, everything else in whole units; names with an underscore are
+    currencies, in whole units at prices of five decimals, three against the yen.
     """
+    if "_" in symbol:
+        return Instrument(symbol=symbol, tick=_PIPETTE * (100 if symbol.endswith("_JPY") else 1))
     pair = "/" in symbol or (len(symbol) >= 6 and symbol.endswith(("USDT", "USD")))
     lot = _FRACTION if pair else Decimal(1)
     return Instrument(symbol=symbol, lot=lot, min_qty=lot, tick=Decimal("0.01"))
@@ -115,7 +119,9 @@ class _Queue:
     def pop_reached(self, market: Decimal) -> Iterator[BookOrder]:
         reach = market * self._sign
         while self._heap and self._heap[0][0] <= reach:
-            yield heappop(self._heap)[2]
+            _, seq, order = heappop(self._heap)
+            if seq == order.seq:  # else it was taken out and came back, at another price
+                yield order
 
     def prune(self, live: dict[str, BookOrder]) -> None:
         """Forget cancelled orders once they are most of the heap (they are removed lazily)."""
@@ -206,6 +212,8 @@ class Book:
         if not self._alive(order):
             return False
         del self._resting[order.key]
+        if order in self._market:
+            self._market.remove(order)
         for queue in (*self._limits.values(), *self._stops.values()):
             queue.prune(self._resting)
         return True

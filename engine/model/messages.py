@@ -42,11 +42,18 @@ class ExecutionReport:
     limit_price: Decimal | None = None
     stop_price: Decimal | None = None
     replaces: str = ""  # order_id this one took the place of
+    # For an exit the broker made along with an entry (bracket, OTOCO, on-fill order):
+    parent: str = ""  # the entry's ClOrdID
+    leg: str = ""  # STOP_LEG or TARGET_LEG, see engine.model.identifiers
+    fee_qty: Decimal = ZERO  # of last_qty, what the broker kept as its fee (spot: paid in the asset bought)
 
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """One execution applied to a position. Quantities unsigned, price in quote currency."""
+    """One execution applied to a position. Quantities unsigned, price in quote currency.
+
+    ``fee_qty``: units of ``last_qty`` that never arrived, because the broker takes its fee in kind.
+    """
 
     account: str
     exec_id: str
@@ -59,6 +66,7 @@ class Fill:
     strategy: str = ""
     source: str = ""
     signal_id: str = ""
+    fee_qty: Decimal = ZERO
 
 
 @dataclass(frozen=True, slots=True)

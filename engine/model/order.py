@@ -8,9 +8,10 @@ from decimal import Decimal
 
 from engine.errors import InvariantError
 from engine.model.enums import ExecType, OrderStatus, OrderType, Side, TimeInForce
-from engine.model.identifiers import ENTRY_LEG
+from engine.model.identifiers import ENTRY_LEG, EXIT_LEGS, PROTECTIVE
 from engine.model.messages import ExecutionReport, Fill
 from engine.model.numbers import ZERO, to_text
+from engine.model.position import Levels
 
 _RANK = {
     OrderStatus.PENDING_NEW: 0,
@@ -36,6 +37,7 @@ class Order:
     __slots__ = (
         "account",
         "acked_ns",
+        "alone",
         "cash",
         "cl_ord_id",
         "code",
@@ -50,6 +52,7 @@ class Order:
         "order_id",
         "order_qty",
         "order_type",
+        "parent",
         "planned_ns",
         "reducing",
         "send_before_ns",
@@ -57,11 +60,14 @@ class Order:
         "signal_id",
         "source",
         "status",
+        "stop_loss",
         "stop_price",
         "strategy",
         "symbol",
+        "take_profit",
         "text",
         "time_in_force",
+        "trail_percent",
         "updated_at",
     )
 
@@ -83,6 +89,10 @@ class Order:
         strategy: str = "",
         leg: str = ENTRY_LEG,
         reducing: bool = False,
+        stop_loss: Decimal | None = None,
+        take_profit: Decimal | None = None,
+        trail_percent: Decimal | None = None,
+        parent: str = "",
     ) -> None:
         self.cl_ord_id = cl_ord_id
         self.account = account
@@ -98,6 +108,12 @@ class Order:
         self.strategy = strategy
         self.leg = leg
         self.reducing = reducing
+        # An entry's protective exits: sent along where the broker works them itself (native_exits).
+        self.stop_loss = stop_loss
+        self.take_profit = take_profit
+        self.trail_percent = trail_percent
+        self.alone = False  # sent without them: it works against an open position, which they would not protect
+        self.parent = parent  # ClOrdID of the entry this exit was created with at the broker
         self.created_at = created_at
         self.updated_at = created_at
         self.order_id = ""
@@ -120,6 +136,21 @@ class Order:
     def leaves_qty(self) -> Decimal:
         """Return what may still fill."""
         return ZERO if self.status.terminal else self.order_qty - self.cum_qty
+
+    @property
+    def protective(self) -> bool:
+        """Say whether it protects a position: an exit of the engine's own, or one the broker works."""
+        return self.source == PROTECTIVE or (self.leg in EXIT_LEGS and bool(self.parent))
+
+    @property
+    def levels(self) -> Levels:
+        """Return the exits an entry carries."""
+        return Levels(self.stop_loss, self.take_profit, self.trail_percent)
+
+    @property
+    def rests(self) -> bool:
+        """Say whether it is an exit that waits for its price; a market exit is one under way."""
+        return self.reducing and self.order_type is not OrderType.MARKET
 
     @property
     def avg_px(self) -> Decimal:
@@ -166,7 +197,8 @@ class Order:
         if status is not None and status is not self.status:
             self.status = status
             self.updated_at = at
-        if report.text and self.status is not OrderStatus.FILLED:
+        late = report.exec_type is ExecType.CANCEL_REJECTED and self.status.terminal
+        if report.text and self.status is not OrderStatus.FILLED and not late:
             self.text = report.text
         if fill:
             self.updated_at = at
@@ -187,6 +219,8 @@ class Order:
             return None  # a claim without its executions: wait for them, or look up
         if status is OrderStatus.UNKNOWN and self.status is not OrderStatus.PENDING_NEW:
             return None  # proof arrived first, by the stream
+        if status is OrderStatus.PENDING_CANCEL and not (self.order_id or _RANK[self.status]):
+            return None  # that we asked to cancel it is no proof that the broker has it
         if self.cum_qty and status in {None, OrderStatus.NEW}:
             status = OrderStatus.PARTIALLY_FILLED
         if status is None or status.terminal:
@@ -233,6 +267,7 @@ class Order:
             strategy=self.strategy,
             source=self.source,
             signal_id=self.signal_id,
+            fee_qty=report.fee_qty if quantity == report.last_qty else ZERO,
         )
 
     def _derived_id(self, total: Decimal) -> str:

@@ -67,6 +67,8 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "rejected",
         "unknown",
         "hold_expires_at",
+        "predicted_finish_ms",
+        "predicted_cold",
         "first_byte_us",
         "last_byte_us",
         "last_ack_us",
@@ -93,6 +95,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "source",
         "signal_id",
         "leg",
+        "parent",
         "created_at",
         "updated_at",
         "first_byte_us",
@@ -111,6 +114,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "strategy",
         "source",
         "signal_id",
+        "fee_qty",
     ),
     POSITIONS: (
         "key",
@@ -125,6 +129,9 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "realised",
         "stop_loss",
         "take_profit",
+        "trail_percent",
+        "protected",
+        "stop_distance_percent",
         "updated_at",
     ),
     ACCOUNTS: (
@@ -156,6 +163,13 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "rejects",
         "queue",
         "ack_p50_us",
+        "session_expires_at",
+        "last_probe_at",
+        "warm_connections",
+        "rate_left",
+        "paused_until",
+        "logs_in",
+        "todo",
         "last_error",
         "updated_at",
     ),
@@ -211,7 +225,14 @@ name (``journal``, ``redis``, ``mongo``, ``prices``) to ``{"state","text"}``; ``
 price; ``residual`` maps a symbol to the quantity still held. A latency row's ``total``, ``minute`` and ``second``
 are ``{"count","p50","p90","p99","p999","max"}`` in microseconds (``null`` where nothing was measured), ``buckets`` a
 list of ``[upper bound in microseconds, count]`` since start. The tables ``signals``, ``orders`` and ``fills`` hold
-the newest few thousand rows; older ones are read through the lists of the API."""
+the newest few thousand rows; older ones are read through the lists of the API.
+
+``predicted_finish_ms`` of a held signal: how long its orders would take to leave if it were released now, by the
+limits alone; ``predicted_cold``: how many of its accounts have no free connection just now, which that does not
+count. An account's ``queue``: orders that wait in its lane; ``rate_left``: entries its limits would let leave
+at once; ``warm_connections``: open of wanted, like ``2/2``; ``last_probe_at``: when its broker last answered;
+``paused_until``: the end of the quiet its broker asked for; ``logs_in``: whether its broker wants a person to log
+in each day (the command ``log_in``); ``todo``: what a person must do, empty if nothing."""
 
 STAGES: Final = (
     "validated",

@@ -49,6 +49,8 @@ class PositionKeeper:
             position = of_account[fill.symbol] = Position(fill.account, fill.symbol)
             self._holders.setdefault(fill.symbol, set()).add(fill.account)
         position.apply(fill.side, fill.last_qty, fill.last_px)
+        if fill.fee_qty:
+            position.take_fee(fill.fee_qty)
         return position
 
     def get(self, account: str, symbol: str) -> Position | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from engine.model.account import Limits
+from engine.model.enums import Side
 from engine.model.instrument import Instrument
 from engine.model.numbers import is_multiple, to_text
 
@@ -62,6 +63,18 @@ def tick(price: Decimal | None, instrument: Instrument) -> Denied:
     return "TICK", f"{to_text(price)} is not a multiple of {to_text(instrument.tick)}"
 
 
+def tradable(order_qty: Decimal, price: Decimal | None, instrument: Instrument) -> Denied:
+    """Check what the broker would refuse: a symbol not traded now, too large or too small an order."""
+    if not instrument.tradable:
+        return "NOT_TRADABLE", f"the broker does not trade {instrument.symbol} now"
+    if instrument.max_qty and order_qty > instrument.max_qty:
+        return "QTY_MAX", f"{to_text(order_qty)} > the broker's {to_text(instrument.max_qty)}"
+    worth = order_qty * price * instrument.multiplier if price is not None else None
+    if worth is not None and worth < instrument.min_notional:
+        return "VALUE_MIN", f"{worth:.8g} < the broker's {to_text(instrument.min_notional)}"
+    return None
+
+
 def fan_out(orders: int, worth: Decimal, most_orders: int, most_worth: Decimal) -> Denied:
     """Check one signal's reach; over the cap none of its orders is sent."""
     if orders > most_orders:
@@ -69,3 +82,17 @@ def fan_out(orders: int, worth: Decimal, most_orders: int, most_worth: Decimal) 
     if worth <= most_worth:
         return None
     return "FANOUT_VALUE", f"{worth:.2f} > {to_text(most_worth)}"
+
+
+def exit_sides(
+    side: Side, price: Decimal, stop_loss: Decimal | None, take_profit: Decimal | None
+) -> Denied:
+    """Refuse exits on the wrong side of ``price``: they would close a position of ``side`` at once."""
+    losing, winning = ("below", "above") if side is Side.BUY else ("above", "below")
+    if stop_loss is not None and (price - stop_loss) * side.sign <= 0:
+        text = f"stop_loss {to_text(stop_loss)} must lie {losing} {to_text(price)}"
+        return "STOP_SIDE", text
+    if take_profit is not None and (take_profit - price) * side.sign <= 0:
+        text = f"take_profit {to_text(take_profit)} must lie {winning} {to_text(price)}"
+        return "TARGET_SIDE", text
+    return None

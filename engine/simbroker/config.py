@@ -13,6 +13,7 @@ from typing import Any
 class SimConfig:
     """Settings of one simulated venue; times as named, money in US dollars.
 
+    ``dialect``: whose API is spoken: alpaca, binance, oanda or kite.
     ``accounts``: key id → secret; ``None`` lets every key id open a practice account on first use.
     ``margin``: buying power per unit of equity. ``volatility``: standard deviation of one tick of
     the walk, as a fraction of the price. ``follow_percent``: how far from the market an arriving
@@ -21,6 +22,7 @@ class SimConfig:
     at one tick. ``log_rows``: how many rows of the request log stay in memory (the file keeps all).
     """
 
+    dialect: str = "alpaca"
     cash: Decimal = Decimal(100_000)
     margin: Decimal = Decimal(4)
     accounts: Mapping[str, str] | None = field(default=None, repr=False)

@@ -7,54 +7,86 @@ from an answer (an order entering the market) happens after its bytes are writte
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
+import time
 from collections import deque
 from collections.abc import Callable
+from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import httptools
-from websockets.frames import Frame, Opcode
-from websockets.http11 import Request as UpgradeRequest
-from websockets.server import ServerProtocol
+
+from engine.simbroker.streams import HttpStream, Listener, Stream, WebSocketStream
+
+__all__ = ["Answer", "Application", "Connection", "HttpStream", "Request", "Stream", "head"]
 
 MAX_BODY = 64 * 1024
 _JSON = "content-type: application/json; charset=UTF-8\r\n"
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Request(NamedTuple):
-    """One request as it came; header names in lower case, the last of a name counts."""
+    """One request as it came; header names in lower case, the last of a name counts.
+
+    ``rank``: of a connection's first request, how many connections were opened before it in the same second.
+    """
 
     method: str
     target: str
     headers: dict[bytes, bytes]
     body: bytes
     keep_alive: bool
+    rank: int = 0
 
 
 class Answer(NamedTuple):
     """What to send, when, and what then; ``payload`` ``None`` sends nothing, ever.
 
     ``close``: ``""`` keeps the connection, ``"close"`` ends it after the bytes, ``"reset"``
-    abruptly, ``"hang"`` keeps it and reads no more.
+    abruptly, ``"hang"`` keeps it and reads no more. ``stream`` is handed the rest of a reply that
+    never ends (``payload`` is its head). ``drip_s``: it leaves byte by byte, within this time.
     """
 
     payload: bytes | None
     delay_s: float = 0.0
     after: Callable[[], None] | None = None
     close: str = ""
+    stream: Callable[[Stream], None] | None = None
+    drip_s: float = 0.0
 
 
-def head(status: int, length: int, headers: str = "") -> bytes:
-    """Return an answer's status line and headers."""
-    phrase = HTTPStatus(status).phrase
+class _Clock:
+    """The ``Date`` header's text, made once a second."""
+
+    second = 0
+    text = ""
+
+
+def _date(skew_s: float) -> str:
+    second = int(time.time() + skew_s)
+    if second != _Clock.second:
+        _Clock.second, _Clock.text = second, formatdate(second, usegmt=True)
+    return _Clock.text
+
+
+def head(status: int, length: int | None, headers: str = "", skew_s: float = 0.0) -> bytes:
+    """Return an answer's status line and headers; no ``length`` means chunks without end.
+
+    ``headers`` are whole lines; a ``content-type`` among them replaces JSON's. ``skew_s``: how
+    wrong the ``Date`` is.
+    """
+    begin = f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\ndate: {_date(skew_s)}\r\n"
     if status == HTTPStatus.NO_CONTENT:
-        return f"HTTP/1.1 204 {phrase}\r\n{headers}\r\n".encode()
-    return (
-        f"HTTP/1.1 {status} {phrase}\r\n{_JSON}content-length: {length}\r\n{headers}\r\n".encode()
-    )
+        return f"{begin}{headers}\r\n".encode()
+    kind = "" if headers and "content-type:" in headers.lower() else _JSON
+    size = "transfer-encoding: chunked" if length is None else f"content-length: {length}"
+    return f"{begin}{kind}{size}\r\n{headers}\r\n".encode()
 
 
-class Application(Protocol):
+class Application(Listener, Protocol):
     """What the connections serve."""
 
     def opened(self, connection: Connection) -> None:
@@ -69,12 +101,12 @@ class Application(Protocol):
         """Answer one request."""
         ...
 
-    def accepts_stream(self, request: Request) -> bool:
-        """Say whether a WebSocket may be opened here."""
+    def accepts_stream(self, request: Request) -> Answer | None:
+        """Return the refusal of a WebSocket, ``None`` to open it."""
         ...
 
-    def stream_message(self, stream: Stream, message: bytes) -> None:
-        """Take one message from a WebSocket."""
+    def stream_opened(self, stream: Stream, request: Request) -> None:
+        """Greet a new WebSocket."""
         ...
 
 
@@ -89,6 +121,9 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._due_s = 0.0
         self._ended = False  # an answer closed it: what comes after is not read
+        self._dripping: Answer | None = None
+        self._paused = False
+        self.rank = 0  # until its first request, see ``Request``
         self.stream: Stream | None = None
         self._upgrade: Request | None = None
         self.on_message_begin()
@@ -104,6 +139,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the client; what its orders still have to do happens all the same."""
         self._transport = None
+        dripping, self._dripping = self._dripping, None
+        if dripping is not None and dripping.after is not None:
+            dripping.after()
         self._send_due(everything=True)
         self._application.closed(self)
 
@@ -160,12 +198,14 @@ class Connection(asyncio.Protocol):
             self._headers,
             self._body,
             self._parser.should_keep_alive(),
+            self.rank,
         )
+        self.rank = 0
         if self._parser.should_upgrade():
             self._upgrade = request
             return
         answer = self._application.answer(request)
-        if not request.keep_alive and not answer.close:
+        if not request.keep_alive and not answer.close and answer.stream is None:
             answer = answer._replace(close="close")
         self._ended = bool(answer.close)
         if answer.delay_s or self._timer is not None:
@@ -182,29 +222,79 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def reset(self) -> None:
+        """Cut the connection with a reset instead of an orderly end."""
+        if self._transport is not None:
+            _linger_not(self._transport)
+            self._transport.abort()
+
+    def pause(self) -> None:
+        """Answer nothing and read nothing until ``resume``; the system still takes bytes in."""
+        if self._transport is not None and not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on after ``pause``."""
+        if self._paused:
+            self._paused = False
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+            self._send_due()
+
     def _send_due(self, *, everything: bool = False) -> None:
         """Write the answers whose time has come, in one piece, then do what follows from them."""
+        if self._dripping is not None or (self._paused and not everything):
+            return
         now = asyncio.get_running_loop().time() if self._queue else 0.0
         due: list[Answer] = []
         while self._queue and (everything or self._queue[0].delay_s <= now):
             due.append(self._queue.popleft())
-            if due[-1].close:
+            if due[-1].close or due[-1].drip_s:
                 break
+        slow = due.pop() if due and due[-1].drip_s and self._transport is not None else None
         payload = b"".join([answer.payload for answer in due if answer.payload])
         if self._transport is not None and payload:
             self._transport.write(payload)
         for answer in due:
-            if answer.after is not None:
-                answer.after()
-        if due and due[-1].close:
-            self._finish(due[-1].close)
+            self._sent(answer)
+        if slow is not None:
+            self._dripping = slow
+            self._drip(slow, 0)
         self._arm(now)
+
+    def _sent(self, answer: Answer) -> None:
+        """Do what follows from an answer that has left."""
+        if answer.after is not None:
+            answer.after()
+        if answer.stream is not None and self._transport is not None:
+            self._ended = True  # a reply that never ends is the connection's last
+            self.stream = HttpStream(self._transport, self._application, "")
+            answer.stream(self.stream)
+        if answer.close:
+            self._finish(answer.close)
+
+    def _drip(self, answer: Answer, position: int) -> None:
+        """Write one byte of a slow answer, then wait for the next one's time."""
+        payload = answer.payload or b""
+        if self._transport is None or self._dripping is not answer:
+            return
+        if not self._paused:
+            self._transport.write(payload[position : position + 1])
+            position += 1
+        if position < len(payload):
+            wait = answer.drip_s / len(payload)
+            asyncio.get_running_loop().call_later(wait, self._drip, answer, position)
+            return
+        self._dripping = None
+        self._sent(answer)
+        self._send_due()
 
     def _finish(self, how: str) -> None:
         if self._transport is None:
             return
         if how == "reset":
-            self._transport.abort()
+            self.reset()
         elif how == "close":
             self._transport.close()
 
@@ -221,68 +311,27 @@ class Connection(asyncio.Protocol):
         request, self._upgrade = self._upgrade, None
         if request is None or self._transport is None:
             return
-        if not self._application.accepts_stream(request):
-            self._transport.abort()
+        refusal = self._application.accepts_stream(request)
+        if refusal is not None:
+            self._ended = True
+            self._queue.append(refusal)
+            self._send_due()
             return
-        self.stream = Stream(self._transport, self._application)
+        path = request.target.partition("?")[0]
+        stream = WebSocketStream(self._transport, self._application, path)
+        self.stream = stream
         lines = b"".join(b"%s: %s\r\n" % header for header in request.headers.items())
-        self.stream.feed(b"GET %s HTTP/1.1\r\n%s\r\n%s" % (self._target, lines, rest))
+        stream.feed(b"GET %s HTTP/1.1\r\n%s\r\n" % (self._target, lines))
+        self._application.stream_opened(stream, request)
+        if rest:
+            stream.feed(rest)
 
 
-class Stream:
-    """A WebSocket over an accepted connection; ``tag`` is the application's own."""
-
-    def __init__(self, transport: asyncio.Transport, application: Application) -> None:
-        self._transport = transport
-        self._application = application
-        self._protocol = ServerProtocol(max_size=MAX_BODY)
-        self._message = b""
-        self._flushing = False
-        self.tag: Any = None
-
-    @property
-    def closed(self) -> bool:
-        """Say whether nothing can be sent any more."""
-        return self._transport.is_closing()
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes from the client."""
-        self._protocol.receive_data(data)
-        for event in self._protocol.events_received():
-            if isinstance(event, UpgradeRequest):
-                self._protocol.send_response(self._protocol.accept(event))
-            elif isinstance(event, Frame) and event.opcode in {
-                Opcode.TEXT,
-                Opcode.BINARY,
-                Opcode.CONT,
-            }:
-                self._message += bytes(event.data)
-                if event.fin:
-                    message, self._message = self._message, b""
-                    self._application.stream_message(self, message)
-        self._flush()
-
-    def send(self, message: bytes) -> None:
-        """Send one binary frame; frames of one loop turn leave together."""
-        if self.closed:
-            return
-        self._protocol.send_binary(message)
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def abort(self) -> None:
-        """Cut the connection."""
-        self._transport.abort()
-
-    def _flush(self) -> None:
-        self._flushing = False
-        if self.closed:
-            return
-        pieces = self._protocol.data_to_send()
-        payload = b"".join(pieces)
-        if payload:
-            self._transport.write(payload)
-        # An empty piece is the protocol's way to say: end of stream.
-        if b"" in pieces or self._protocol.close_expected():
-            self._transport.close()
+def _linger_not(transport: asyncio.Transport) -> None:
+    """Let the socket's end be a reset, whatever is still to be read or sent."""
+    handle = transport.get_extra_info("socket")
+    if handle is None:
+        return
+    now = struct.pack("ii" if os.name == "posix" else "hh", 1, 0)
+    if hasattr(handle, "setsockopt"):
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)

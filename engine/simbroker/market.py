@@ -19,7 +19,7 @@ from random import Random
 from typing import NamedTuple
 
 from engine.errors import ConfigError
-from engine.model.matching import Book, BookEvent
+from engine.model.matching import Book, BookEvent, practice_instrument
 from engine.model.numbers import parse_decimal
 from engine.simbroker.config import SimConfig
 
@@ -39,8 +39,20 @@ _SEEDED = {
     "ETH/USD": "3105.00",
     "SOL/USD": "98.40",
     "EUR/USD": "1.09",
+    "EUR_USD": "1.09000",
+    "GBP_USD": "1.27000",
+    "USD_JPY": "151.300",
+    "USD_CHF": "0.88400",
+    "AUD_USD": "0.65500",
+    "USD_CAD": "1.36200",
+    "NZD_USD": "0.60100",
+    "EUR_GBP": "0.85800",
+    "EUR_JPY": "164.900",
+    "XAU_USD": "2380.100",
+    "NSE:INFY": "1510.50",
+    "NSE:RELIANCE": "1290.00",
 }
-_OPEN_AT = Decimal(100)
+_OPEN_AT, _PARITY = Decimal(100), Decimal(1)
 _CENT, _SUB_PENNY = Decimal("0.01"), Decimal("0.0001")
 
 
@@ -128,16 +140,27 @@ class Listing:
     def next_step(self, volatility: float) -> Decimal:
         """Return the walk's next price: chance picks a whole number of ticks, the rest is exact."""
         tick = _CENT if self.price >= 1 else _SUB_PENNY
+        if "_" in self.symbol:  # a currency pair
+            tick = practice_instrument(self.symbol).tick
         ticks = round(self._random.gauss(0.0, volatility) * float(self.price / tick))
         return max(tick, self.price + ticks * tick)
 
 
 class SimMarket:
-    """All listings and the clockwork that moves them; ``on_events`` gets what price moves did."""
+    """All listings and the clockwork that moves them.
 
-    def __init__(self, config: SimConfig, on_events: Callable[[list[BookEvent]], None]) -> None:
+    ``on_events`` gets what a price move did to the orders, ``on_moved`` hears of it afterwards.
+    """
+
+    def __init__(
+        self,
+        config: SimConfig,
+        on_events: Callable[[list[BookEvent]], None],
+        on_moved: Callable[[Listing], None],
+    ) -> None:
         self._config = config
         self._on_events = on_events
+        self._on_moved = on_moved
         self._listings: dict[str, Listing] = {}
         self._ticks: list[Tick] = []
         self._next_tick = 0
@@ -170,8 +193,13 @@ class SimMarket:
         return self._listings.get(symbol)
 
     def listing(self, symbol: str, hint: Decimal | None = None) -> Listing:
-        """Return a symbol, opened at ``hint`` or 100 if nobody knew it."""
-        return self.find(symbol) or self._open(symbol, _OPEN_AT if hint is None else hint)
+        """Return a symbol, opened at ``hint``, or 100 (a currency pair at 1), if nobody knew it."""
+        at = _PARITY if "_" in symbol else _OPEN_AT
+        return self.find(symbol) or self._open(symbol, at if hint is None else hint)
+
+    def symbols(self) -> set[str]:
+        """Return every symbol that is known by name or was opened."""
+        return {*_SEEDED, *self._listings}
 
     def price(self, symbol: str) -> Decimal | None:
         """Return the last price of an opened symbol."""
@@ -185,7 +213,7 @@ class SimMarket:
         if not percent or not listing.walks:
             return
         if abs(limit_price - listing.price) * 100 > percent * listing.price:
-            self._on_events(listing.book.quote(limit_price))
+            self._move(listing, limit_price)
 
     def pin(self, symbol: str, price: Decimal | None) -> None:
         """Put a price and hold it there; ``None`` lets the symbol walk again."""
@@ -194,13 +222,23 @@ class SimMarket:
             return
         listing = self.listing(symbol, price)
         listing.pinned = True
-        self._on_events(listing.book.quote(price))
+        self._move(listing, price)
 
     def limit_fills(self, max_fill_qty: Decimal | None) -> None:
         """Set the most units of one order that fill at one tick, for every symbol."""
         self._config.max_fill_qty = max_fill_qty
         for listing in self._listings.values():
             listing.book.max_fill_qty = max_fill_qty
+
+    def _move(
+        self,
+        listing: Listing,
+        last: Decimal,
+        bid: Decimal | None = None,
+        ask: Decimal | None = None,
+    ) -> None:
+        self._on_events(listing.book.quote(last, bid, ask))
+        self._on_moved(listing)
 
     def _open(self, symbol: str, price: Decimal) -> Listing:
         book = Book(self._config.max_fill_qty)
@@ -218,10 +256,10 @@ class SimMarket:
         for listing in list(self._listings.values()):
             book = listing.book
             if listing.walks and self._config.walk:
-                self._on_events(book.quote(listing.next_step(self._config.volatility)))
+                self._move(listing, listing.next_step(self._config.volatility))
             elif len(book) and book.max_fill_qty is not None:
                 # A market that stands still trades on: remainders of partial fills continue.
-                self._on_events(book.quote(listing.price, book.bid, book.ask))
+                self._move(listing, listing.price, book.bid, book.ask)
 
     def _replay(self) -> None:
         listing = self.listing(self._config.prices_symbol, self._ticks[0].last)
@@ -232,7 +270,7 @@ class SimMarket:
             tick = self._ticks[self._next_tick]
             self._next_tick += 1
             if not listing.pinned:
-                self._on_events(listing.book.quote(tick.last, tick.bid, tick.ask))
+                self._move(listing, tick.last, tick.bid, tick.ask)
         if self._next_tick < len(self._ticks):
             wait = (self._ticks[self._next_tick].at - now) / self._config.prices_speed
             self._at(max(wait, 0.001), "replay", self._replay)

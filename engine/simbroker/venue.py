@@ -2,157 +2,42 @@
 
 from __future__ import annotations
 
-import uuid
 from asyncio import get_running_loop
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from enum import StrEnum
-from hmac import compare_digest
-from os import urandom
-from typing import NamedTuple
 
-from engine.model.enums import ExecType, OrderStatus, OrderType, Side, TimeInForce
-from engine.model.matching import BookEvent, BookOrder, MarginAccount
+from engine.model.enums import ExecType, OrderStatus, OrderType
+from engine.model.matching import BookEvent, MarginAccount
 from engine.model.numbers import ZERO
 from engine.simbroker.config import SimConfig
-from engine.simbroker.market import SimMarket
+from engine.simbroker.market import Listing, SimMarket
+from engine.simbroker.orders import (
+    Execution,
+    Exit,
+    NewOrder,
+    Reason,
+    Refused,
+    VenueAccount,
+    VenueOrder,
+    new_id,
+    trailing_stop_price,
+)
+from engine.simbroker.rules import Quirks, Rules
 
-
-def new_id() -> str:
-    """Return a random UUID's text, several times faster than the ``uuid`` module does."""
-    digits = urandom(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
-
-
-class Reason(StrEnum):
-    """Why the venue refuses; each dialect has its own words and codes for these."""
-
-    DUPLICATE = "duplicate"
-    FUNDS = "funds"
-    NOT_OPEN = "not_open"
-
-
-class Refused(Exception):
-    """The venue does not do what was asked; ``facts`` are numbers for the message."""
-
-    def __init__(self, reason: Reason, **facts: Decimal | str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.facts = facts
-
-
-@dataclass(frozen=True, slots=True)
-class NewOrder:
-    """What a client asks for, read and checked by its dialect."""
-
-    client_order_id: str
-    symbol: str
-    side: Side
-    order_qty: Decimal
-    order_type: OrderType
-    time_in_force: TimeInForce
-    limit_price: Decimal | None = None
-    stop_price: Decimal | None = None
-
-
-class VenueOrder(BookOrder):
-    """An order at the venue. ``accepted``: placed, its acknowledgement not yet away."""
-
-    __slots__ = (
-        "account",
-        "canceled_at",
-        "client_order_id",
-        "created_at",
-        "expired_at",
-        "filled_at",
-        "gross",
-        "replaced_at",
-        "replaced_by",
-        "replaces",
-        "reserve",
-        "status",
-        "symbol",
-        "updated_at",
-    )
-
-    def __init__(self, account: VenueAccount, wanted: NewOrder) -> None:
-        super().__init__(
-            new_id(),
-            wanted.side,
-            wanted.order_qty,
-            wanted.order_type,
-            wanted.time_in_force,
-            wanted.limit_price,
-            wanted.stop_price,
-        )
-        self.account = account
-        self.client_order_id = wanted.client_order_id
-        self.symbol = wanted.symbol
-        self.status: OrderStatus | None = None
-        self.gross = ZERO  # Σ quantity × price of what filled
-        self.reserve = ZERO
-        self.replaces = ""
-        self.replaced_by = ""
-        self.created_at = self.updated_at = datetime.now(UTC)
-        self.filled_at: datetime | None = None
-        self.canceled_at: datetime | None = None
-        self.expired_at: datetime | None = None
-        self.replaced_at: datetime | None = None
-
-    @property
-    def open(self) -> bool:
-        """Say whether it may still fill."""
-        return self.status is None or not self.status.terminal
-
-    @property
-    def avg_px(self) -> Decimal:
-        """Return the average price of what filled, zero before the first fill."""
-        return self.gross / self.cum_qty if self.cum_qty else ZERO
-
-
-class Execution(NamedTuple):
-    """One fill as the venue tells it; ``position_qty`` is the account's position after it."""
-
-    exec_id: str
-    order: VenueOrder
-    last_qty: Decimal
-    last_px: Decimal
-    cum_qty: Decimal
-    position_qty: Decimal
-    at: datetime
-
-
-class VenueAccount:
-    """One client's account; the secret is only ever compared."""
-
-    __slots__ = (
-        "_secret",
-        "by_client_id",
-        "fills",
-        "id",
-        "key_id",
-        "money",
-        "open",
-        "orders",
-        "since",
-    )
-
-    def __init__(self, key_id: str, secret: str, money: MarginAccount) -> None:
-        self.key_id = key_id
-        self._secret = secret.encode()
-        self.id = str(uuid.uuid5(uuid.NAMESPACE_OID, key_id))
-        self.money = money
-        self.since = datetime.now(UTC)
-        self.orders: dict[str, VenueOrder] = {}
-        self.by_client_id: dict[str, VenueOrder] = {}
-        self.open: dict[str, VenueOrder] = {}
-        self.fills: list[Execution] = []
-
-    def knows(self, secret: str) -> bool:
-        """Say whether this is the account's secret."""
-        return compare_digest(self._secret, secret.encode())
+__all__ = [
+    "Execution",
+    "Exit",
+    "NewOrder",
+    "Quirks",
+    "Reason",
+    "Refused",
+    "Rules",
+    "Venue",
+    "VenueAccount",
+    "VenueOrder",
+    "new_id",
+]
 
 
 OnEvent = Callable[[str, VenueOrder, Execution | None], None]
@@ -163,18 +48,32 @@ class Venue:
 
     Everything happens at once, except that the owner decides when an order's acknowledgement is
     away and calls ``activate``: only then it can fill and events of it are told.
+    ``order_count`` counts what clients asked for, not the exits an order brought along.
     """
 
     def __init__(self, config: SimConfig, on_event: OnEvent) -> None:
         self.config = config
-        self.market = SimMarket(config, self._take)
+        self.market = SimMarket(config, self._take, self._trail)
         self.accounts: dict[str, VenueAccount] = {}
         self.order_count = 0
         self.fill_count = 0
+        self.rules = Rules()
+        self.quirks = Quirks()
+        self.skew_s = 0.0  # how wrong its clock is for every request
+        self._expired: set[str] = set()
+        self._trailing: dict[str, list[VenueOrder]] = {}
         self._on_event = on_event
+
+    def now(self) -> datetime:
+        """Return the venue's own time of day."""
+        now = datetime.now(UTC)
+        skew_s = self.skew_s + self.quirks.skew_s
+        return now + timedelta(seconds=skew_s) if skew_s else now
 
     def login(self, key_id: str, secret: str) -> VenueAccount | None:
         """Return the account of these credentials, opened on first use, ``None`` if wrong."""
+        if key_id in self._expired:
+            return None
         account = self.accounts.get(key_id)
         if account is None:
             allowed = self.config.accounts
@@ -185,29 +84,45 @@ class Venue:
             account = self.accounts[key_id] = VenueAccount(key_id, true_secret, money)
         return account if account.knows(secret) else None
 
+    def expire(self, key_id: str) -> None:
+        """End an account's credentials: ``login`` refuses them until ``renew``."""
+        self._expired.add(key_id)
+
+    def renew(self, key_id: str) -> None:
+        """Take an account's credentials again (a new session began)."""
+        self._expired.discard(key_id)
+
     def place(self, account: VenueAccount, wanted: NewOrder) -> VenueOrder:
-        """Take an order in, not yet into the market.
+        """Take an order and its exits in, not yet into the market.
 
         Raises:
-            Refused: the client id was used before, or the buying power does not suffice.
+            Refused: the client id was used before, open orders hold the position, or the buying
+                power does not suffice.
         """
-        if wanted.client_order_id in account.by_client_id:
-            raise Refused(Reason.DUPLICATE)
+        self._check_ids(account, wanted)
+        self._check_holds(account, wanted, ZERO)
         order = VenueOrder(account, wanted)
         self._reserve(order)
         self._register(order)
+        self.order_count += 1
+        self._bring_exits(order, wanted)
+        if self.quirks.duplicate and self.rules.client_ids != "none":
+            get_running_loop().call_soon(self.activate, order)
+            raise Refused(Reason.DUPLICATE, placed=order)
         return order
 
     def activate(self, order: VenueOrder) -> None:
         """Let an acknowledged order into the market, now or after the fill delay."""
-        if order.status is not None:
-            return  # cancelled before its acknowledgement was away
+        if order.status is not None or order.held:
+            return  # cancelled before its acknowledgement was away, or waits for its entry
         order.status = OrderStatus.NEW
-        self._on_event("new", order, None)
+        self._tell("new", order)
         if self.config.fill_delay_ms > 0:
             get_running_loop().call_later(self.config.fill_delay_ms / 1000, self._enter, order)
         else:
             self._enter(order)
+        for other in list(order.exits):
+            self.activate(other)
 
     def cancel(self, order: VenueOrder) -> None:
         """Cancel; the owner tells it with ``announce`` once the answer is away.
@@ -218,8 +133,18 @@ class Venue:
         self._close(order, OrderStatus.CANCELED)
         order.canceled_at = order.updated_at
 
+    def reject(self, order: VenueOrder) -> None:
+        """Turn an order down after it was acknowledged; the owner tells it with ``announce``.
+
+        Raises:
+            Refused: the order is not open any more.
+        """
+        self._close(order, OrderStatus.REJECTED)
+
     def replace(self, order: VenueOrder, wanted: NewOrder) -> VenueOrder:
         """Put a new order in the place of an open one; it starts unfilled, before ``activate``.
+
+        Exits and links of the old order are the new one's.
 
         Raises:
             Refused: not open, a used client id, or not enough buying power; the old order stands.
@@ -227,29 +152,132 @@ class Venue:
         account = order.account
         if not order.open:
             raise Refused(Reason.NOT_OPEN, status=str(order.status))
-        if wanted.client_order_id in account.by_client_id:
-            raise Refused(Reason.DUPLICATE)
+        self._check_ids(account, wanted)
+        self._check_holds(account, wanted, order.leaves_qty)
         successor = VenueOrder(account, wanted)
         account.money.reserved -= order.reserve
         try:
-            self._reserve(successor)
+            if order.parent is None:  # exits reserve nothing
+                self._reserve(successor)
         finally:
             account.money.reserved += order.reserve
         self._close(order, OrderStatus.REPLACED)
         order.replaced_at = order.updated_at
         order.replaced_by, successor.replaces = successor.key, order.key
+        _take_over(order, successor)
         self._register(successor)
+        self.order_count += 1
         return successor
+
+    def amend(
+        self,
+        order: VenueOrder,
+        order_qty: Decimal | None = None,
+        limit_price: Decimal | None = None,
+        stop_price: Decimal | None = None,
+    ) -> None:
+        """Change an open order in place; the owner tells ``replaced``, then calls ``reenter``.
+
+        ``None`` leaves a value as it is; ``order_qty`` includes what filled already.
+
+        Raises:
+            Refused: not open, or no more than what filled is asked for.
+        """
+        quantity = order.order_qty if order_qty is None else order_qty
+        if not order.open or quantity <= order.cum_qty:
+            raise Refused(Reason.NOT_OPEN, status=str(order.status))
+        order.taken_out |= self.market.listing(order.symbol).book.cancel(order)
+        order.order_qty = quantity
+        order.limit_price = order.limit_price if limit_price is None else limit_price
+        order.stop_price = order.stop_price if stop_price is None else stop_price
+        order.rested = False
+        order.updated_at = datetime.now(UTC)
+
+    def reenter(self, order: VenueOrder) -> None:
+        """Let an amended order into the market again."""
+        if order.taken_out:
+            order.taken_out = False
+            self._enter(order)
 
     def announce(self, event: str, order: VenueOrder) -> None:
         """Tell an event that waited for an answer to be away."""
-        self._on_event(event, order, None)
+        self._tell(event, order)
+
+    def fill_open(self, key_id: str, symbol: str = "") -> None:
+        """Fill an account's open orders (of one symbol) at once: a cancel on its way comes too late."""
+        account = self.accounts.get(key_id)
+        for order in list(account.open.values()) if account else ():
+            working = order.open and order.status is not None and not order.held
+            if working and symbol in {"", order.symbol}:
+                listing = self.market.listing(order.symbol)
+                listing.book.cancel(order)
+                quantity, order.cum_qty = order.leaves_qty, order.order_qty
+                price = order.limit_price or listing.price
+                self._fill(order, BookEvent(order, ExecType.TRADE, quantity, price))
+
+    def link(self, *orders: VenueOrder) -> None:
+        """Let a fill of one of these reduce the others, and its end cancel them."""
+        for order in orders:
+            order.siblings = [other for other in orders if other is not order]
+
+    # Taking in
+
+    def _check_ids(self, account: VenueAccount, wanted: NewOrder) -> None:
+        if self.rules.client_ids == "none":
+            return
+        ids = [wanted.client_order_id, *(leg.client_order_id for leg in wanted.exits)]
+        ids = [client_id for client_id in ids if client_id]
+        for client_id in ids:
+            used = account.named(client_id)
+            if self.rules.client_ids == "open_only":
+                used = [order for order in used if order.open]
+            if used or ids.count(client_id) > 1:
+                raise Refused(Reason.DUPLICATE)
+
+    def _check_holds(self, account: VenueAccount, wanted: NewOrder, freed: Decimal) -> None:
+        position = account.money.quantity(wanted.symbol)
+        if not self.rules.holds_positions or wanted.side.sign * position >= 0:
+            return
+        available = account.available_qty(wanted.symbol) + freed
+        if available < abs(position) and wanted.order_qty > available:
+            raise Refused(
+                Reason.HELD,
+                symbol=wanted.symbol,
+                requested=wanted.order_qty,
+                available=available,
+                existing_qty=abs(position),
+                held_for_orders=abs(position) - available,
+            )
+
+    def _bring_exits(self, order: VenueOrder, wanted: NewOrder) -> None:
+        together = wanted.one_cancels_other
+        side = order.side if together else order.side.opposite
+        for leg in wanted.exits:
+            child = VenueOrder(
+                order.account,
+                NewOrder(
+                    leg.client_order_id,
+                    order.symbol,
+                    side,
+                    order.order_qty,
+                    leg.order_type,
+                    leg.time_in_force,
+                    leg.limit_price,
+                    leg.stop_price,
+                ),
+            )
+            child.parent, child.leg, child.held = order, leg.leg, not together
+            order.exits.append(child)
+            self._register(child)
+        self.link(*([order, *order.exits] if together else order.exits))
 
     def _register(self, order: VenueOrder) -> None:
-        account = order.account
-        account.orders[order.key] = account.by_client_id[order.client_order_id] = order
-        account.open[order.key] = order
-        self.order_count += 1
+        account, hide_s = order.account, self.quirks.hide_s
+        if hide_s:
+            account.hidden[order.key] = order
+            get_running_loop().call_later(hide_s, account.show, order)
+        else:
+            account.show(order)
 
     def _reserve(self, order: VenueOrder) -> None:
         money = order.account.money
@@ -268,6 +296,8 @@ class Venue:
         order.reserve -= part
         order.account.money.reserved -= part
 
+    # Ending
+
     def _close(self, order: VenueOrder, status: OrderStatus) -> None:
         if not order.open:
             raise Refused(Reason.NOT_OPEN, status=str(order.status))
@@ -279,13 +309,65 @@ class Venue:
         order.updated_at = datetime.now(UTC)
         order.account.open.pop(order.key, None)
         self._release(order, order.reserve)
+        if status is OrderStatus.REPLACED:
+            return
+        if status is OrderStatus.FILLED or self.rules.cancels_together:
+            self._end_others(order, order.siblings)
+        if not order.cum_qty + order.filled_before:
+            self._end_others(order, [child for child in order.exits if child.held])
+
+    def _end_others(self, cause: VenueOrder, others: list[VenueOrder]) -> None:
+        """Cancel what ends with ``cause``; it is told after it."""
+        for other in others:
+            if other.open:
+                self._close(other, OrderStatus.CANCELED)
+                other.canceled_at = other.updated_at
+                cause.cascade.append(other)
+
+    def _tell(self, event: str, order: VenueOrder, execution: Execution | None = None) -> None:
+        """Tell an event, then what followed from it."""
+        self._on_event(event, order, execution)
+        ended, order.cascade = order.cascade, []
+        for other in ended:
+            self._tell("canceled", other)
+        filled = order.cum_qty + order.filled_before
+        if order.open or order.status is OrderStatus.REPLACED or not filled:
+            return
+        for child in order.exits:
+            if child.held and child.open:
+                child.held, child.order_qty = False, filled
+                self.activate(child)
+
+    # The market
 
     def _enter(self, order: VenueOrder) -> None:
         if not order.open:
             return  # cancelled within the fill delay
-        if order.order_type is OrderType.LIMIT and order.limit_price is not None:
+        exits = bool(order.leg or order.siblings)  # which wait for the market, not the reverse
+        if order.order_type is OrderType.LIMIT and order.limit_price is not None and not exits:
             self.market.follow(order.symbol, order.limit_price)
-        self._take(self.market.listing(order.symbol).book.add(order))
+        listing = self.market.listing(order.symbol)
+        if order.trail_percent is not None:
+            order.best_px = order.best_px or listing.price
+            self._trailing.setdefault(order.symbol, []).append(order)
+        self._take(listing.book.add(order))
+
+    def _trail(self, listing: Listing) -> None:
+        """Let trailing stops follow a price that moved their way."""
+        waiting = [o for o in self._trailing.pop(listing.symbol, ()) if o.open and not o.triggered]
+        if not waiting:
+            return
+        self._trailing[listing.symbol] = waiting
+        for order in waiting:
+            assert order.best_px is not None
+            assert order.trail_percent is not None
+            if order.side.sign * (listing.price - order.best_px) < 0:  # a sell follows it up
+                listing.book.cancel(order)
+                order.best_px = listing.price
+                order.stop_price = trailing_stop_price(
+                    order.side, listing.price, order.trail_percent
+                )
+                listing.book.add(order)
 
     def _take(self, events: list[BookEvent]) -> None:
         for event in events:
@@ -296,11 +378,11 @@ class Venue:
             elif event.exec_type is ExecType.EXPIRED:
                 self._end(order, OrderStatus.EXPIRED)
                 order.expired_at = order.updated_at
-                self._on_event("expired", order, None)
+                self._tell("expired", order)
             else:
                 self._end(order, OrderStatus.CANCELED)
                 order.canceled_at = order.updated_at
-                self._on_event("canceled", order, None)
+                self._tell("canceled", order)
 
     def _fill(self, order: VenueOrder, event: BookEvent) -> None:
         account = order.account
@@ -322,8 +404,24 @@ class Venue:
             order.status = OrderStatus.PARTIALLY_FILLED
             left = order.order_qty - order.cum_qty
             self._release(order, order.reserve * event.last_qty / (left + event.last_qty))
-            self._on_event("partial_fill", order, execution)
+            for other in order.siblings:
+                other.order_qty -= event.last_qty
+            self._tell("partial_fill", order, execution)
         else:
             order.filled_at = execution.at
             self._end(order, OrderStatus.FILLED)
-            self._on_event("fill", order, execution)
+            self._tell("fill", order, execution)
+
+
+def _take_over(order: VenueOrder, successor: VenueOrder) -> None:
+    """Give a replaced order's place among its exits and links to its successor."""
+    successor.filled_before = order.filled_before + order.cum_qty
+    successor.parent, successor.leg, successor.held = order.parent, order.leg, order.held
+    if order.parent is not None:
+        order.parent.exits = [successor if o is order else o for o in order.parent.exits]
+    successor.siblings, successor.exits = order.siblings, order.exits
+    for other in successor.siblings:
+        other.siblings = [successor if o is order else o for o in other.siblings]
+    for child in successor.exits:
+        child.parent = successor
+    order.siblings, order.exits = [], []

@@ -3,8 +3,9 @@
 WAL with ``synchronous=FULL``: a commit that returned survives a power cut
 (https://www.sqlite.org/pragma.html#pragma_synchronous). All work happens in one thread of the journal's own; the
 engine's loop only hands it work. Two kinds of work: what must be durable before anything follows (``commit_*``,
-awaited), and rows that follow the facts (``note_*``, gathered and written a few milliseconds later in one
-transaction; whatever a crash takes of them, the brokers are asked for again).
+awaited), and rows that follow the facts (``note_*``, gathered for a quarter of a second, so that an order's whole
+life is one row, and written in one transaction). A crash takes at most those: what was sent is in its signal's durable
+plan, and what became of it the brokers are asked again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from datetime import datetime
 from decimal import Decimal
+from operator import itemgetter
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
@@ -31,23 +33,28 @@ from engine.model.numbers import to_text
 from engine.model.order import Order
 from engine.model.position import Position
 from engine.stores.journal_rows import (
+    MIGRATIONS,
+    MOVES,
     PUT_ORDER,
+    PUT_POSITION,
     SCHEMA,
+    SCHEMA_VERSION,
     LoadedState,
     SignalEntry,
     load_state,
-    number_text,
     order_from_row,
     order_row,
     page_of,
+    position_row,
     signal_entry,
 )
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-SCHEMA_VERSION = 1
-FLUSH_AFTER_S = 0.05
+FLUSH_AFTER_S = (
+    0.25  # long enough for an order's whole life to be one row; recovery looks up what is younger
+)
 CHECKPOINT_EVERY_S = 2.0
 WAL_BYTES = 16 << 20
 
@@ -64,6 +71,51 @@ def _grow_wal(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO growth VALUES (zeroblob(?))", (WAL_BYTES,))
     connection.execute("ROLLBACK")
     connection.execute("PRAGMA cache_size=-8000")
+
+
+def _make_or_migrate(connection: sqlite3.Connection) -> str:
+    """Make the tables, or bring those of an older version up to date, in one transaction; return the book's id.
+
+    Raises:
+        StoreError: the file is of a newer version; not a byte of it is changed.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version_of(connection)
+        steps = range(version + 1, SCHEMA_VERSION + 1) if version else ()
+        for statement in (
+            *(statement for step in steps for statement in MIGRATIONS[step]),
+            *SCHEMA.split(";"),
+            *(statement for step in steps for statement in MOVES[step]),
+        ):
+            connection.execute(statement)
+        connection.execute(
+            "INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),)
+        )
+        connection.execute("INSERT OR IGNORE INTO meta SELECT 'book', lower(hex(randomblob(8)))")
+        book = connection.execute("SELECT value FROM meta WHERE key = 'book'").fetchone()[0]
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+    if 0 < version < SCHEMA_VERSION:
+        log.warning("the journal was brought from version %d to %d", version, SCHEMA_VERSION)
+    return str(book)
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    """Return a file's version, 0 for a new one; one this build does not read is refused."""
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+    found = None
+    if "meta" in tables:
+        found = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    if found is None:
+        return 1 if "orders" in tables else 0  # version 1 named itself in a second transaction
+    if found[0] not in {str(version) for version in range(1, SCHEMA_VERSION + 1)}:
+        raise StoreError(
+            f"its schema is version {found[0]}, this build reads version {SCHEMA_VERSION}"
+        )
+    return int(found[0])
 
 
 class Journal:
@@ -173,23 +225,9 @@ class Journal:
         check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if check != "ok":
             raise StoreError(f"SQLite's check says {check!r}; restore a copy or move the file away")
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-        if "meta" in tables:  # before anything is written: a newer build's file stays as it is
-            found = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-            if found is not None and found[0] != str(SCHEMA_VERSION):
-                raise StoreError(
-                    f"its schema is version {found[0]}, this build reads version {SCHEMA_VERSION}"
-                )
-        connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
-        meta = dict(connection.execute("SELECT key, value FROM meta").fetchall())
-        book = meta.get("book")
-        if not book:
-            book = connection.execute("SELECT lower(hex(randomblob(8)))").fetchone()[0]
-            connection.execute(
-                "INSERT INTO meta VALUES ('schema', ?), ('book', ?)", (str(SCHEMA_VERSION), book)
-            )
+        book = _make_or_migrate(connection)
         _grow_wal(connection)
-        return str(book)
+        return book
 
     # ---- the thread ------------------------------------------------------------------------------------------
 
@@ -386,6 +424,17 @@ class Journal:
             )
         )
 
+    def note_square_off(self, account: str, day: str) -> None:
+        """Write the session's date an account has been squared off on."""
+        self._work.put(
+            (
+                lambda connection: connection.execute(
+                    "INSERT OR REPLACE INTO square_offs VALUES (?, ?)", (account, day)
+                ),
+                None,
+            )
+        )
+
     def note_result(self, command_id: str, result: dict[str, Any]) -> None:
         """Write a command's result."""
         values = (orjson.dumps(result, default=str), command_id)
@@ -407,18 +456,15 @@ class Journal:
             self._flush_timer.cancel()
             self._flush_timer = None
         # Rows are made here, on the loop, so that the thread never reads an object that is changing.
-        orders = [order_row(order) for order in self._orders.values()]
-        fills = [
+        # Sorted by key: neighbours are written into the same pages.
+        orders = sorted(map(order_row, self._orders.values()), key=itemgetter(0))
+        fills = sorted(
             (f.account, f.exec_id, f.cl_ord_id, f.symbol, f.side._value_, to_text(f.last_qty), str(f.last_px),
-             rfc3339(f.at), f.strategy, f.source, f.signal_id)
+             rfc3339(f.at), f.strategy, f.source, f.signal_id, to_text(f.fee_qty))
             for f in self._fills
-        ]  # fmt: skip
+        )  # fmt: skip
         now = rfc3339(datetime.now().astimezone())
-        positions = [
-            (p.account, p.symbol, to_text(p.qty), str(p.cash), str(p.cost), number_text(p.stop_loss),
-             number_text(p.take_profit), now)
-            for p in self._positions.values()
-        ]  # fmt: skip
+        positions = [position_row(self._positions[key], now) for key in sorted(self._positions)]
         settled = [(seq,) for seq in self._settled]
         traces = [(orjson.dumps(trace), seq) for seq, trace in self._traces.items()]
         for pending in (
@@ -433,11 +479,9 @@ class Journal:
         def work(connection: sqlite3.Connection) -> None:
             connection.executemany(PUT_ORDER, orders)
             connection.executemany(
-                "INSERT OR IGNORE INTO fills VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fills
+                "INSERT OR IGNORE INTO fills VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fills
             )
-            connection.executemany(
-                "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", positions
-            )
+            connection.executemany(PUT_POSITION, positions)
             connection.executemany("UPDATE signals SET settled = 1 WHERE seq = ?", settled)
             connection.executemany("UPDATE signals SET trace = ? WHERE seq = ?", traces)
 

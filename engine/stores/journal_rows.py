@@ -27,24 +27,29 @@ CREATE TABLE IF NOT EXISTS signals (
     plan BLOB NOT NULL, trace BLOB, settled INTEGER NOT NULL DEFAULT 0, UNIQUE (source, id));
 CREATE INDEX IF NOT EXISTS signals_open ON signals (settled) WHERE settled = 0;
 CREATE TABLE IF NOT EXISTS orders (
-    cl_ord_id TEXT PRIMARY KEY, account TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
+    cl_ord_id TEXT PRIMARY KEY NOT NULL, account TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
     order_type TEXT NOT NULL, time_in_force TEXT NOT NULL, order_qty TEXT NOT NULL, limit_price TEXT,
     stop_price TEXT, status TEXT NOT NULL, working INTEGER NOT NULL, cum_qty TEXT NOT NULL, cash TEXT NOT NULL,
     order_id TEXT NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
     signal_id TEXT NOT NULL, leg TEXT NOT NULL, reducing INTEGER NOT NULL, created_at TEXT NOT NULL,
-    updated_at TEXT NOT NULL, send_us INTEGER, ack_us INTEGER) WITHOUT ROWID;
+    updated_at TEXT NOT NULL, send_us INTEGER, ack_us INTEGER, stop_loss TEXT, take_profit TEXT, trail_percent TEXT,
+    parent TEXT NOT NULL DEFAULT '');
 CREATE INDEX IF NOT EXISTS orders_working ON orders (working) WHERE working = 1;
 CREATE INDEX IF NOT EXISTS orders_signal ON orders (source, signal_id);
 CREATE INDEX IF NOT EXISTS orders_time ON orders (created_at);
 CREATE TABLE IF NOT EXISTS fills (
     account TEXT NOT NULL, exec_id TEXT NOT NULL, cl_ord_id TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
     last_qty TEXT NOT NULL, last_px TEXT NOT NULL, at TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
-    signal_id TEXT NOT NULL, PRIMARY KEY (account, exec_id)) WITHOUT ROWID;
+    signal_id TEXT NOT NULL, fee_qty TEXT NOT NULL DEFAULT '0', PRIMARY KEY (account, exec_id));
 CREATE INDEX IF NOT EXISTS fills_order ON fills (cl_ord_id);
 CREATE INDEX IF NOT EXISTS fills_time ON fills (at);
 CREATE TABLE IF NOT EXISTS positions (
     account TEXT NOT NULL, symbol TEXT NOT NULL, qty TEXT NOT NULL, cash TEXT NOT NULL, cost TEXT NOT NULL,
-    stop_loss TEXT, take_profit TEXT, updated_at TEXT NOT NULL, PRIMARY KEY (account, symbol)) WITHOUT ROWID;
+    stop_loss TEXT, take_profit TEXT, updated_at TEXT NOT NULL, trail_percent TEXT, best TEXT,
+    native INTEGER NOT NULL DEFAULT 0, generation INTEGER NOT NULL DEFAULT 1, source TEXT NOT NULL DEFAULT '',
+    signal_id TEXT NOT NULL DEFAULT '', strategy TEXT NOT NULL DEFAULT '', PRIMARY KEY (account, symbol))
+    WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS square_offs (account TEXT PRIMARY KEY, day TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS halts (
     scope TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL, by TEXT NOT NULL)
     WITHOUT ROWID;
@@ -54,11 +59,67 @@ CREATE TABLE IF NOT EXISTS commands (
     id TEXT PRIMARY KEY, at TEXT NOT NULL, body BLOB NOT NULL, result BLOB) WITHOUT ROWID;
 """
 
+SCHEMA_VERSION = 2
+"""What the tables above are; a file of a newer version is refused, one of an older version is brought up to date."""
+
+MIGRATIONS: dict[int, tuple[str, ...]] = {
+    2: (
+        # Orders and fills become tables in the order of writing: a long row under a random key costs twice as much.
+        "ALTER TABLE orders RENAME TO orders_1",
+        "ALTER TABLE fills RENAME TO fills_1",
+        *(
+            f"DROP INDEX IF EXISTS {name}"  # it would keep its name, and go with the old table
+            for name in (
+                "orders_working",
+                "orders_signal",
+                "orders_time",
+                "fills_order",
+                "fills_time",
+            )
+        ),
+        "ALTER TABLE positions ADD COLUMN trail_percent TEXT",
+        "ALTER TABLE positions ADD COLUMN best TEXT",
+        "ALTER TABLE positions ADD COLUMN native INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE positions ADD COLUMN generation INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE positions ADD COLUMN source TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE positions ADD COLUMN signal_id TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE positions ADD COLUMN strategy TEXT NOT NULL DEFAULT ''",
+    ),
+}
+"""What makes a file of the version before one of this version; tables that are new are made anyway."""
+
+_ORDERS_1 = (
+    "cl_ord_id, account, symbol, side, order_type, time_in_force, order_qty, limit_price, stop_price, status, working, "
+    "cum_qty, cash, order_id, code, text, strategy, source, signal_id, leg, reducing, created_at, updated_at, send_us, "
+    "ack_us"
+)
+_FILLS_1 = (
+    "account, exec_id, cl_ord_id, symbol, side, last_qty, last_px, at, strategy, source, signal_id"
+)
+MOVES: dict[int, tuple[str, ...]] = {
+    2: (
+        f"INSERT INTO orders ({_ORDERS_1}) SELECT {_ORDERS_1} FROM orders_1 ORDER BY created_at",  # noqa: S608 (our own names)
+        "DROP TABLE orders_1",
+        f"INSERT INTO fills ({_FILLS_1}) SELECT {_FILLS_1} FROM fills_1 ORDER BY at",  # noqa: S608 (our own names)
+        "DROP TABLE fills_1",
+    ),
+}
+"""What fills the tables of a version from those a migration set aside."""
+
 _ORDER_COLUMNS = (
     "cl_ord_id", "account", "symbol", "side", "order_type", "time_in_force", "order_qty", "limit_price",
     "stop_price", "status", "working", "cum_qty", "cash", "order_id", "code", "text", "strategy", "source",
-    "signal_id", "leg", "reducing", "created_at", "updated_at", "send_us", "ack_us",
+    "signal_id", "leg", "reducing", "created_at", "updated_at", "send_us", "ack_us", "stop_loss", "take_profit",
+    "trail_percent", "parent",
 )  # fmt: skip
+_POSITION_COLUMNS = (
+    "account", "symbol", "qty", "cash", "cost", "stop_loss", "take_profit", "trail_percent", "best", "native",
+    "generation", "source", "signal_id", "strategy", "updated_at",
+)  # fmt: skip
+PUT_POSITION = (
+    f"INSERT OR REPLACE INTO positions ({', '.join(_POSITION_COLUMNS)}) "  # noqa: S608 (our own names)
+    f"VALUES ({', '.join('?' * len(_POSITION_COLUMNS))})"
+)
 PUT_ORDER = (
     f"INSERT INTO orders ({', '.join(_ORDER_COLUMNS)}) VALUES ({', '.join('?' * len(_ORDER_COLUMNS))}) "  # noqa: S608 (our own names)
     "ON CONFLICT (cl_ord_id) DO UPDATE SET status = excluded.status, working = excluded.working, "
@@ -105,7 +166,23 @@ def order_row(order: Order) -> tuple[Any, ...]:
         rfc3339(order.updated_at),
         (order.last_byte_ns - order.planned_ns) // 1000 if order.last_byte_ns and order.planned_ns else None,
         (order.acked_ns - order.last_byte_ns) // 1000 if order.acked_ns and order.last_byte_ns else None,
+        number_text(order.stop_loss), number_text(order.take_profit), number_text(order.trail_percent),
+        order.parent,
     )  # fmt: skip
+
+
+def position_row(position: Position, at: str) -> tuple[Any, ...]:
+    """Return a position's row as it is now."""
+    p = position
+    return (
+        p.account, p.symbol, to_text(p.qty), str(p.cash), str(p.cost), number_text(p.stop_loss),
+        number_text(p.take_profit), number_text(p.trail_percent), number_text(p.best), int(p.native),
+        p.generation, p.source, p.signal_id, p.strategy, at,
+    )  # fmt: skip
+
+
+def _number(text: str | None) -> Decimal | None:
+    return Decimal(text) if text else None
 
 
 def order_from_row(row: sqlite3.Row) -> Order:
@@ -119,13 +196,17 @@ def order_from_row(row: sqlite3.Row) -> Order:
         order_type=OrderType(row["order_type"]),
         time_in_force=TimeInForce(row["time_in_force"]),
         created_at=datetime.fromisoformat(row["created_at"]),
-        limit_price=Decimal(row["limit_price"]) if row["limit_price"] else None,
-        stop_price=Decimal(row["stop_price"]) if row["stop_price"] else None,
+        limit_price=_number(row["limit_price"]),
+        stop_price=_number(row["stop_price"]),
         source=row["source"],
         signal_id=row["signal_id"],
         strategy=row["strategy"],
         leg=row["leg"],
         reducing=bool(row["reducing"]),
+        stop_loss=_number(row["stop_loss"]),
+        take_profit=_number(row["take_profit"]),
+        trail_percent=_number(row["trail_percent"]),
+        parent=row["parent"],
     )
     order.status = OrderStatus(row["status"])
     order.cum_qty = Decimal(row["cum_qty"])
@@ -147,6 +228,7 @@ class LoadedState:
     positions: list[Position]
     halts: list[dict[str, str]]
     days: list[tuple[str, str, Decimal]]
+    square_offs: dict[str, str]  # account → the last session's date it was squared off on
     counts: dict[str, int]
 
 
@@ -182,6 +264,7 @@ def _fill_from(row: sqlite3.Row) -> Fill:
         strategy=row["strategy"],
         source=row["source"],
         signal_id=row["signal_id"],
+        fee_qty=Decimal(row["fee_qty"]),
     )
 
 
@@ -192,8 +275,11 @@ def _position_from(row: sqlite3.Row) -> Position:
         Decimal(row["cash"]),
         Decimal(row["cost"]),
     )
-    position.stop_loss = Decimal(row["stop_loss"]) if row["stop_loss"] else None
-    position.take_profit = Decimal(row["take_profit"]) if row["take_profit"] else None
+    for name in ("stop_loss", "take_profit", "trail_percent", "best"):
+        setattr(position, name, _number(row[name]))
+    for name in ("generation", "source", "signal_id", "strategy"):
+        setattr(position, name, row[name])
+    position.native = bool(row["native"])
     return position
 
 
@@ -261,6 +347,7 @@ def load_state(connection: sqlite3.Connection) -> LoadedState:
                 "SELECT account, max(day) AS day, baseline FROM days GROUP BY account"
             )
         ],
+        square_offs=dict(connection.execute("SELECT account, day FROM square_offs").fetchall()),
         counts={
             table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
             for table in ("signals", "orders", "fills")

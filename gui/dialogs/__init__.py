@@ -5,6 +5,7 @@ from __future__ import annotations
 from gui.dialogs.base import Dialog
 from gui.dialogs.confirm import ConfirmDialog
 from gui.dialogs.help import AboutDialog, ShortcutsDialog
+from gui.dialogs.log_in import LogInDialog
 from gui.dialogs.orders import ReplaceDialog, ResolveDialog
 from gui.dialogs.palette import PaletteDialog
 from gui.dialogs.rearm import RearmDialog
@@ -18,6 +19,7 @@ ALL: dict[str, type[Dialog]] = {
     "approve": ApproveDialog,
     "confirm": ConfirmDialog,
     "force": ForceDialog,
+    "log_in": LogInDialog,
     "palette": PaletteDialog,
     "rearm": RearmDialog,
     "replace": ReplaceDialog,

@@ -17,6 +17,7 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from shiboken6 import isValid
 
 from engine.errors import CommandRefused
 from engine.model.numbers import parse_decimal, to_text
@@ -95,6 +96,10 @@ class Dialog(QDialog):
 
     def build(self) -> None:
         """Make the widgets."""
+
+    def there(self) -> bool:
+        """Say whether it still exists: it may have been closed while the engine was asked."""
+        return isValid(self)
 
     def present(self) -> None:
         """Show it over the window, without taking the window away."""
@@ -218,6 +223,9 @@ class Dialog(QDialog):
         try:
             await work
         except CommandRefused as refusal:
+            if not self.there():
+                raise  # said as a notice instead
             self.fail(f"{refusal.message} ({refusal.code})")
             return
-        self.accept()
+        if self.there():
+            self.accept()

@@ -5,16 +5,20 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, QTimer
 from PySide6.QtWidgets import QLineEdit, QListWidget, QListWidgetItem
 
 from engine.errors import CommandRefused
+from engine.model import tables
 from engine.model.codes import CODES
 from engine.model.numbers import to_text
 from gui import columns as col
 from gui import formatting as fmt
 from gui.dialogs.base import Dialog
+from gui.panel import Caption
 
+LOOK_MS = 250
+_LINKED = {"connected", "degraded"}  # degraded: orders leave, only the broker's stream is down
 CHECKED, UNCHECKED = Qt.CheckState.Checked, Qt.CheckState.Unchecked
 
 
@@ -38,7 +42,10 @@ class _AccountsDialog(Dialog):
         try:
             detail = await self.desk.signal_detail(self.subject["signal"]["key"])
         except CommandRefused as refusal:
-            self.fail(f"{refusal.message} ({refusal.code})")
+            if self.there():
+                self.fail(f"{refusal.message} ({refusal.code})")
+            return
+        if not self.there():
             return
         self.accounts.clear()
         for row in detail.get("accounts", ()):
@@ -49,8 +56,12 @@ class _AccountsDialog(Dialog):
                 item.setCheckState(CHECKED if self.preset() else UNCHECKED)
                 item.setToolTip(col.explain(row))
                 self.accounts.addItem(item)
+        self.told(detail)
         if not self.accounts.count():
             self.fail(self.nobody())
+
+    def told(self, detail: dict[str, Any]) -> None:
+        """Take what the engine says of the signal as a whole."""
 
     def offered(self, row: dict[str, Any]) -> bool:
         """Say whether an account belongs in the list."""
@@ -89,6 +100,10 @@ class ApproveDialog(_AccountsDialog):
         row = self.subject["signal"]
         self.heading("Approve with changes", self.title())
         self.account_list("Accounts that wait for approval")
+        self.finish = Caption("", 12.5, 500, "text")
+        self.finish.setAccessibleName("Predicted finish")
+        self.finish.setWordWrap(True)
+        self.page.addWidget(self.finish)
         self._scale = self.number_field(
             "Scale, %", "100", "100 sends the quantities as they were worked out"
         )
@@ -96,17 +111,50 @@ class ApproveDialog(_AccountsDialog):
         self._limit.setEnabled(str(row.get("order_type")) in {"limit", "stop_limit"})
         self._stop = self.number_field("Stop loss", row.get("stop_loss"))
         self._profit = self.number_field("Take profit", row.get("take_profit"))
+        self._trail = self.number_field("Trail %", "", "Percent of the best price")
+        self._asked = ""
+        self._look = QTimer(self)  # what it says changes while one thinks
+        self._look.setInterval(LOOK_MS)
+        self._look.timeout.connect(self.say_finish)
+        self.accounts.itemChanged.connect(lambda _item: self.say_finish())
         self.buttons("Approve", self._on_go, focus_go=True)
+
+    def told(self, detail: dict[str, Any]) -> None:
+        """Take the trail, and from then on say how long the orders would take to leave."""
+        self.subject["signal"] = detail["signal"]
+        self._asked = str((detail.get("raw") or {}).get("trail_percent") or "")
+        self._trail.setText(self._trail.text() or self._asked)
+        self.say_finish()
+        self._look.start()
+
+    def say_finish(self) -> None:
+        """Say when the last order of the ticked accounts would leave, and who of them is not connected."""
+        names, everybody = self.ticked()
+        signal = self.desk.store.rows(tables.SIGNALS).get(self.subject["signal"]["key"], {})
+        accounts = self.desk.store.rows(tables.ACCOUNTS)
+        away = [name for name in names if accounts.get(name, {}).get("connection") not in _LINKED]
+        cold = int(signal.get("predicted_cold") or 0) - len(away) if everybody else 0
+        text = col.leaving(
+            signal.get("predicted_finish_ms"), max(0, cold), len(names), part=not everybody
+        )
+        if text and away:
+            more = f" and {len(away) - 4} more" if len(away) > 4 else ""
+            verb = "accounts are" if len(away) > 1 else "account is"
+            text += f"; ▲ {len(away)} {verb} not connected: {', '.join(away[:4])}{more}"
+        self.finish.setText(text if names else "")
+        self.finish.set_tone("warn" if away or cold > 0 else "text")
 
     def offered(self, row: dict[str, Any]) -> bool:
         """Offer what is held."""
         return row.get("outcome") == "held"
 
     def line(self, row: dict[str, Any]) -> str:
-        """Return account and quantity."""
-        return (
-            f"{row['account']}    {fmt.side(row.get('side'))} {fmt.quantity(row.get('order_qty'))}"
-        )
+        """Return account and name, and the quantity where it is worked out before the release."""
+        account = self.desk.store.rows(tables.ACCOUNTS).get(row["account"], {})
+        parts = [row["account"], str(account.get("name") or "")]
+        if row.get("order_qty"):
+            parts.append(f"{fmt.side(row.get('side'))} {fmt.quantity(row['order_qty'])}")
+        return "    ".join(part for part in parts if part)
 
     def _on_go(self) -> None:
         names, everybody = self.ticked()
@@ -131,15 +179,19 @@ class ApproveDialog(_AccountsDialog):
             ("limit_price", self._limit),
             ("stop_loss", self._stop),
             ("take_profit", self._profit),
+            ("trail_percent", self._trail),
         ):
             value = self.number(edit, name.replace("_", " ").capitalize())
-            if value is not None and value != row.get(name):
+            before = self._asked if name == "trail_percent" else row.get(name)
+            if value is not None and value != before:
                 fields[name] = value
         return fields
 
     async def _send(self, fields: dict[str, Any], count: int) -> None:
-        await self.desk.command("approve", signal=self.subject["signal"]["key"], **fields)
-        self.desk.say("ok", f"Approved: {self.title()}", f"{count} accounts")
+        answer = await self.desk.command("approve", signal=self.subject["signal"]["key"], **fields)
+        cold = answer.get("predicted_cold")
+        text = col.leaving(answer.get("predicted_finish_ms"), cold, len(answer.get("orders") or ()))
+        self.desk.say("ok", f"Approved: {self.title()}", text or f"{count} accounts")
 
 
 class ForceDialog(_AccountsDialog):

@@ -44,7 +44,15 @@ class TicketDialog(Dialog):
         )
         self._stop = self.number_field("Stop loss")
         self._profit = self.number_field("Take profit")
-        for edit in (self._limit, self._stop_price, self._quantity, self._stop, self._profit):
+        self._trail = self.number_field("Trail %", "", "Percent of the best price")
+        for edit in (
+            self._limit,
+            self._stop_price,
+            self._quantity,
+            self._stop,
+            self._profit,
+            self._trail,
+        ):
             edit.setPlaceholderText("none")
         self._tif = self._choice("Time in force", TIFS)
         self._strategy = QLineEdit("manual")
@@ -115,6 +123,7 @@ class TicketDialog(Dialog):
             "quantity": self._quantity,
             "stop_loss": self._stop,
             "take_profit": self._profit,
+            "trail_percent": self._trail,
         }
         for name, edit in edits.items():
             value = (

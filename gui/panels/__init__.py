@@ -13,6 +13,7 @@ from gui.panels.positions import PositionsPanel
 from gui.panels.risk import RiskPanel
 from gui.panels.signal_detail import SignalDetailPanel
 from gui.panels.signals import SignalsPanel
+from gui.panels.todo import TodoPanel
 
 ALL: tuple[type[Panel], ...] = (
     SignalsPanel,
@@ -22,6 +23,7 @@ ALL: tuple[type[Panel], ...] = (
     FillsPanel,
     AlertsPanel,
     AccountsPanel,
+    TodoPanel,
     RiskPanel,
     LatencyPanel,
     PnlPanel,

@@ -71,6 +71,9 @@ class LatencyPanel(Panel):
             button.clicked.connect(lambda _on=False, name=name: self._show(name))
             self._buttons[name] = button
         self._figures = Caption("", 12, 500, "text")
+        self._figures.setTextFormat(
+            Qt.TextFormat.RichText
+        )  # the lines' colours; no word of it is from outside
         self._figures.setContentsMargins(10, 4, 10, 2)
         self._figures.shrink()
         self._split = QSplitter(Qt.Orientation.Horizontal)

@@ -13,9 +13,23 @@ _KINDS = {"market": "Market", "limit": "Limit", "stop": "Stop", "stop_limit": "S
 
 
 def kind_words(row: Row) -> str:
-    """Return an order's type in words."""
+    """Return an order's type in words; ``↳`` before that of an entry's exit."""
     kind = str(row.get("order_type") or "")
-    return _KINDS.get(kind, kind)
+    words = _KINDS.get(kind, kind)
+    return f"↳ {words}" if row.get("parent") else words
+
+
+def leg_words(row: Row) -> str:
+    """Return which order of its signal this is; an exit says whose: ``↳ stop of K7Q2ABCD``."""
+    leg, parent = str(row.get("leg") or ""), str(row.get("parent") or "")
+    return f"↳ {leg} of {parent[:8]}" if parent else leg
+
+
+def leg_tip(row: Row) -> str:
+    """Return the whole id of the entry that an exit belongs to."""
+    parent = row.get("parent")
+    leg = {"stop": "Stop loss", "target": "Take profit"}.get(str(row.get("leg")), "Exit")
+    return f"{leg} of the entry {parent} (E goes there)" if parent else kind_words(row)
 
 
 class OrdersPanel(TablePanel):
@@ -39,7 +53,7 @@ class OrdersPanel(TablePanel):
         col.quantity("order_qty", "Qty", 84),
         col.quantity("cum_qty", "Filled", 84, flash=True),
         col.average("avg_px", "Avg price", 78),
-        col.text("order_type", "Type", 66, text=kind_words, tone=lambda _row: "muted"),
+        col.quiet("order_type", "Type", 72, text=kind_words, tip=leg_tip),
         col.price("limit_price", "Limit", 74),
         col.price("stop_price", "Stop", visible=False),
         col.micros(
@@ -52,7 +66,8 @@ class OrdersPanel(TablePanel):
         col.quiet("strategy", "Strategy", 96),
         col.code(),
         col.quiet("signal_id", "Signal", 130, visible=False),
-        col.quiet("leg", "Leg", 60),
+        col.quiet("leg", "Leg", 112, text=leg_words, raw=leg_words, tip=leg_tip),
+        col.quiet("parent", "Bracket of", 190, visible=False),
         col.quiet("broker", "Broker", 70),
         col.quiet("time_in_force", "TIF", 50, visible=False),
         col.quiet("cl_ord_id", "ClOrdID", 190),
@@ -87,6 +102,9 @@ class OrdersPanel(TablePanel):
             Command("order.resolve", "Resolve unknown order…", self._ask_unknown, "exists lost", "U", group,
                     CONFIRM, enabled=unknown, scope=self.view,
                     about="Say whether an order whose fate is unproven exists at the broker"),
+            Command("order.entry", "Go to the entry of this exit", self._go_to_entry, "parent bracket stop target",
+                    "E", group, enabled=lambda: any(row.get("parent") for row in self.chosen()), scope=self.view,
+                    about="Select the entry that the selected stop or target protects"),
             Command("order.resend", "Resend order proven absent", self._resend, "again", "", group, CONFIRM,
                     enabled=self.offers(_absent), about="Send again what the broker proves it never had"),
             Command("order.cancel_all", "Cancel all working orders…", self._cancel_all, "everything", "F6", group,
@@ -99,6 +117,7 @@ class OrdersPanel(TablePanel):
         return [
             "order.cancel",
             "order.replace",
+            "order.entry",
             "",
             "order.resolve",
             "order.resend",
@@ -146,6 +165,15 @@ class OrdersPanel(TablePanel):
     def _resend(self) -> Work:
         rows = [row for row in self.chosen() if _absent(row)]
         return self.desk.each("Resend", "resend", [{"cl_ord_id": row["cl_ord_id"]} for row in rows])
+
+    def _go_to_entry(self) -> None:
+        row = next((row for row in self.chosen() if row.get("parent")), None)
+        if row and not self.view.select_key(str(row["parent"])):
+            self.desk.say(
+                "info",
+                "Not in this table",
+                f"The entry {row['parent']} is filtered out or too old.",
+            )
 
     def _go_to_signal(self, key: str) -> None:
         row = self.model.rows.get(key)

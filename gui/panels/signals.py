@@ -207,6 +207,19 @@ def _columns(desk: Desk) -> tuple[Column, ...]:
         col.side("action", "Action", 64),
         col.text("symbol", "Symbol", 72),
         review,
+        Column(
+            "predicted_finish_ms",
+            "Leaves in",
+            72,
+            "number",
+            text=_predicted,
+            tone=lambda row: "warn" if row.get("predicted_cold") else "muted",
+            tip=lambda row: col.leaving(
+                row.get("predicted_finish_ms"), row.get("predicted_cold"), int(row["held"])
+            ),
+            about="How soon the last of its held orders would leave, released now, by the rate limits;"
+            " ▲ accounts without a free connection",
+        ),
         col.count("sent", "Sent", 40, "pos", flash=True, about="Accounts whose order went out"),
         col.count("held", "Held", 40, "warn", about="Accounts that wait for approval"),
         col.count("skipped", "Skip", 40, about="Accounts passed over: not eligible"),
@@ -229,6 +242,13 @@ def _columns(desk: Desk) -> tuple[Column, ...]:
         col.quiet("id", "Signal id", 150, visible=False),
         col.quiet("origin", "Origin", 70, visible=False),
     )
+
+
+def _predicted(row: Row) -> str:
+    milliseconds, cold = row.get("predicted_finish_ms"), row.get("predicted_cold")
+    if milliseconds is None:
+        return ""
+    return f"▲{cold}  {col.in_about(milliseconds)}" if cold else col.in_about(milliseconds)
 
 
 _MARKS = {"accepted": "✓", "held": "◷", "refused": "✕", "rejected": "✕", "expired": "–"}

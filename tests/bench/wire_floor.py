@@ -168,6 +168,9 @@ class Waiter:
     def on_connection(self, account: str, state: Any, text: str) -> None:
         pass
 
+    def on_limits(self, account: str, **told: object) -> None:
+        pass
+
 
 async def wire(port: int, accounts: int, rounds: int) -> Round:
     hub, result, waiter = WireHub(), Round(), Waiter(accounts)

@@ -7,10 +7,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from engine.brokers.alpaca.adapter import AlpacaAdapter
 from engine.brokers.paper import PaperAdapter, PaperMarket
 from engine.model.account import Account
 from engine.model.enums import ConnectionState, ExecType, OrderType, Side, TimeInForce
@@ -20,10 +20,8 @@ from engine.model.order import Order
 from engine.ports import BrokerAdapter, BrokerSession
 from engine.simbroker.config import SimConfig
 from engine.simbroker.server import SimBroker
+from tests.contract.kinds import KINDS, WIRED, Kind
 
-SYMBOL = "AAPL"
-KEY_ID = "PKCONTRACT0000000001"
-SECRET = "canary-secret-of-the-contract-suite"
 SIZING = {"method": "fixed", "quantity": "1"}
 
 
@@ -41,6 +39,7 @@ class Sink:
         self.orders: dict[str, Order] = {}
         self.reports: list[ExecutionReport] = []
         self.connections: list[tuple[ConnectionState, str]] = []
+        self.limits: list[tuple[str, dict[str, object]]] = []
 
     def on_report(self, report: ExecutionReport) -> None:
         self.reports.append(report)
@@ -50,6 +49,12 @@ class Sink:
 
     def on_connection(self, account: str, state: ConnectionState, text: str) -> None:
         self.connections.append((state, text))
+
+    def on_ready(self, account: str) -> None:
+        pass
+
+    def on_limits(self, account: str, **told: object) -> None:
+        self.limits.append((account, told))
 
     def of(self, order: Order, *kinds: ExecType) -> list[ExecutionReport]:
         return [
@@ -62,8 +67,8 @@ class Sink:
 class Rig:
     """A session, its sink, and the venue's price."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
         self.sink = Sink()
         self.adapter: BrokerAdapter
         self.session: BrokerSession
@@ -71,7 +76,8 @@ class Rig:
         self.market: PaperMarket | None = None
         self.made = 0
 
-    def price(self, price: str, symbol: str = SYMBOL) -> None:
+    def price(self, price: str, symbol: str = "") -> None:
+        symbol = symbol or self.kind.symbol
         if self.sim is not None:
             self.sim.venue.market.pin(symbol, Decimal(price))
         else:
@@ -83,21 +89,21 @@ class Rig:
         side: Side = Side.BUY,
         quantity: str = "10",
         order_type: OrderType = OrderType.MARKET,
-        tif: TimeInForce = TimeInForce.DAY,
+        tif: TimeInForce | None = None,
         *,
         limit: str | None = None,
         stop: str | None = None,
-        symbol: str = SYMBOL,
+        symbol: str = "",
     ) -> Order:
         self.made += 1
         order = Order(
             cl_ord_id=cl_ord_id("book", "contract", f"s-{self.made}", "A-1"),
             account="A-1",
-            symbol=symbol,
+            symbol=symbol or self.kind.symbol,
             side=side,
             order_qty=Decimal(quantity),
             order_type=order_type,
-            time_in_force=tif,
+            time_in_force=tif or self.kind.rest,
             created_at=datetime.now(UTC),
             limit_price=None if limit is None else Decimal(limit),
             stop_price=None if stop is None else Decimal(stop),
@@ -125,18 +131,21 @@ MakeRig = Callable[..., Awaitable[Rig]]
 async def make_rig() -> AsyncIterator[MakeRig]:
     rigs: list[Rig] = []
 
-    async def make(name: str, *, max_fill: str | None = None, start: bool = True, **options) -> Rig:
-        rig = Rig(name)
+    async def make(
+        kind: Kind, *, max_fill: str | None = None, start: bool = True, **options: Any
+    ) -> Rig:
+        rig = Rig(kind)
         rigs.append(rig)
-        account = {"id": "A-1", "broker": name, "sizing": SIZING}
+        account = {"id": "A-1", "broker": kind.name, "sizing": SIZING, **kind.account}
         most = None if max_fill is None else Decimal(max_fill)
-        if name == "paper":
+        if kind.adapter is None:
             rig.market = PaperMarket()
             rig.adapter = PaperAdapter(rig.market, max_fill_qty=most)
         else:
             rig.sim = SimBroker(
                 SimConfig(
-                    accounts={KEY_ID: SECRET},
+                    dialect=kind.name,
+                    accounts={kind.key: kind.secret},
                     walk=False,
                     follow_percent=Decimal(0),
                     max_fill_qty=most,
@@ -144,10 +153,11 @@ async def make_rig() -> AsyncIterator[MakeRig]:
                 )
             )
             account["base_url"] = f"http://127.0.0.1:{await rig.sim.start()}"
-            rig.adapter = AlpacaAdapter(allow_simulated=True, **options)
+            rig.adapter = kind.adapter(**options)
         rig.price("100")
-        credentials = {} if name == "paper" else {"key_id": KEY_ID, "secret": SECRET}
-        rig.session = rig.adapter.session(Account.model_validate(account), credentials, rig.sink)
+        rig.session = rig.adapter.session(
+            Account.model_validate(account), dict(kind.credentials), rig.sink
+        )
         if start:
             await rig.session.start()
             assert rig.session.state is ConnectionState.CONNECTED, rig.sink.connections
@@ -161,17 +171,18 @@ async def make_rig() -> AsyncIterator[MakeRig]:
             await rig.sim.stop()
 
 
-@pytest.fixture(params=["paper", "alpaca"])
+@pytest.fixture(params=KINDS, ids=str)
 async def rig(request: pytest.FixtureRequest, make_rig: MakeRig) -> Rig:
     return await make_rig(request.param)
 
 
-@pytest.fixture(params=["paper", "alpaca"])
+@pytest.fixture(params=KINDS, ids=str)
 async def thin_rig(request: pytest.FixtureRequest, make_rig: MakeRig) -> Rig:
     """A venue that fills at most 4 units of an order at each price."""
     return await make_rig(request.param, max_fill="4")
 
 
-@pytest.fixture
-async def alpaca(make_rig: MakeRig) -> Rig:
-    return await make_rig("alpaca", reply_timeout_s=0.3)
+@pytest.fixture(params=WIRED, ids=str)
+async def wired(request: pytest.FixtureRequest, make_rig: MakeRig) -> Rig:
+    """A broker over real sockets."""
+    return await make_rig(request.param, reply_timeout_s=0.3)

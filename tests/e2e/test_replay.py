@@ -29,7 +29,7 @@ from tests.servers import free_port
 
 SIGNALS = 416
 STRATEGIES = ("sma-a", "sma-b", "sma-c")
-SPEED = "40000"  # a week in a quarter of a minute
+SPEED = "12000"  # a week in a minute: an account may place 140 orders in one, the rest is kept for cancels
 TAKEN_S = 60.0
 
 
@@ -45,7 +45,8 @@ def recording() -> list[dict[str, Any]]:
         buy = turns[strategy] % 2 == 0
         turns[strategy] += 1
         sign = 1 if buy else -1
-        stop, target = price * (1 - sign * Decimal("0.004")), price * (1 + sign * Decimal("0.008"))
+        # Far away: positions follow from the signals alone, and reward to risk is 2.
+        stop, target = price * (1 - sign * Decimal("0.2")), price * (1 + sign * Decimal("0.4"))
         signals.append(
             {
                 "id": f"btc-{number + 1:05d}", "source": "sma-cross", "strategy": strategy,
@@ -169,7 +170,7 @@ def post_by_hand(engine: EngineProcess) -> None:
             **{name: value for name, value in given.items() if value is not None},
         )
         assert (answer.status_code, answer.json()["state"]) == (202, "accepted"), answer.text
-        until(lambda: settled(engine))
+        until(lambda: settled(engine), TAKEN_S)
 
 
 def post_alerts(engine: EngineProcess, home: Path) -> None:

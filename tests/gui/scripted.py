@@ -47,6 +47,7 @@ class ScriptedClient:
         self.sent: list[tuple[str, dict[str, Any]]] = []
         self.signals_sent: list[dict[str, Any]] = []
         self.refuse: CommandRefused | None = None
+        self.answers: dict[str, dict[str, Any]] = {}  # by command
         self.serial = 0
         self.px = dict(SYMBOLS)
         self.tables: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in tables.KEYS}
@@ -69,7 +70,7 @@ class ScriptedClient:
         self.sent.append((command, fields))
         if self.refuse is not None:
             raise self.refuse
-        return {"done": True}
+        return self.answers.get(command, {"done": True})
 
     async def send_signal(self, document: dict[str, Any]) -> dict[str, Any]:
         self.signals_sent.append(document)
@@ -189,6 +190,16 @@ class ScriptedClient:
             "rejects": 1 if number % 12 == 5 else 0,
             "queue": 0,
             "ack_p50_us": rnd.randint(2_100, 9_800),
+            "session_expires_at": None,
+            "last_probe_at": at(self.now),
+            "warm_connections": "2/2",
+            "rate_left": 140,
+            "paused_until": None,
+            "logs_in": False,
+            "todo": {
+                "error": "mend its credentials or address, then reload the accounts",
+                "degraded": "watch it: it trades, but hears of its orders by looking them up only",
+            }.get(link, ""),
             "last_error": text,
             "updated_at": at(self.now),
         }
@@ -248,6 +259,8 @@ class ScriptedClient:
             "rejected": 0,
             "unknown": 0,
             "hold_expires_at": at(moment + timedelta(seconds=30)) if state == "held" else None,
+            "predicted_finish_ms": 1_400 if state == "held" else None,
+            "predicted_cold": 2 if state == "held" else None,
             "first_byte_us": first if reached else None,
             "last_byte_us": first + rnd.randint(800, 1_900) if reached else None,
             "last_ack_us": first + rnd.randint(6_000, 14_000) if reached else None,
@@ -289,6 +302,7 @@ class ScriptedClient:
                 "source": signal["source"],
                 "signal_id": signal["id"],
                 "leg": "entry",
+                "parent": "",
                 "created_at": at(moment),
                 "updated_at": at(moment),
                 "first_byte_us": rnd.randint(700, 2_600),
@@ -334,6 +348,9 @@ class ScriptedClient:
                 "realised": "0.00",
                 "stop_loss": f"{average * 0.985:.2f}",
                 "take_profit": f"{average * 1.03:.2f}",
+                "trail_percent": None,
+                "protected": "engine",
+                "stop_distance_percent": f"{(mark - average * 0.985) / mark * 100:.2f}",
                 "updated_at": at(self.now),
             },
         )
@@ -550,6 +567,40 @@ class ScriptedClient:
                 },
             )
 
+    def before_the_open(self) -> None:
+        """Let some accounts need something, some positions be watched by others, or by nobody."""
+        ends = at(self.now + timedelta(minutes=24))
+        needs: tuple[dict[str, Any], ...] = (
+            {"broker": "kite", "logs_in": True, "connection": "error", "session_expires_at": None,
+             "connection_text": "nobody has logged in to Kite today: log in with `volley accounts login A-002`",
+             "todo": "nobody has logged in to Kite today: log in with `volley accounts login A-002`",
+             "warm_connections": "0/2"},
+            {"broker": "kite", "logs_in": True, "session_expires_at": ends,
+             "todo": "log it in again: main.py accounts login A-003"},
+            {"broker": "kite", "logs_in": True, "session_expires_at": at(self.now + timedelta(hours=9))},
+            {"connection": "disconnected", "connection_text": "cannot connect to api.example.com: timed out",
+             "warm_connections": "0/2",
+             "todo": "check the network and the broker's status page; it tries again by itself"},
+        )  # fmt: skip
+        for number, fields in enumerate(needs):
+            self.change(tables.ACCOUNTS, f"A-{number + 2:03d}", **fields)
+        for number, key in enumerate(list(self.tables[tables.POSITIONS])):
+            if number % 3 == 0:
+                self.change(tables.POSITIONS, key, protected="broker")
+            elif number % 7 == 1:
+                clear = {"stop_loss": None, "take_profit": None, "stop_distance_percent": None}
+                self.change(tables.POSITIONS, key, protected="", **clear)
+            elif number % 5 == 2:
+                self.change(tables.POSITIONS, key, trail_percent="1.5")
+        self.change(tables.POSITIONS, next(iter(self.tables[tables.POSITIONS])), protected="")
+        orders = list(self.tables[tables.ORDERS])
+        entry = self.tables[tables.ORDERS][orders[-3]]
+        for name, kind, key in (("target", "limit", orders[-2]), ("stop", "stop", orders[-1])):
+            self.change(
+                tables.ORDERS, key, leg=name, parent=entry["cl_ord_id"], order_type=kind, status="new",
+                account=entry["account"], symbol=entry["symbol"], order_qty=entry["order_qty"], cum_qty="0", avg_px=None
+            )  # fmt: skip
+
     def killed(self) -> None:
         """Halts, and a kill half done."""
         self.put(
@@ -600,6 +651,7 @@ class ScriptedClient:
                     tables.POSITIONS,
                     key,
                     mark=f"{mark:.2f}",
+                    updated_at=at(self.now),
                     value=f"{mark * quantity:.2f}",
                     unrealised=f"{(mark - float(row['avg_px'])) * quantity:.2f}",
                 )

@@ -59,6 +59,8 @@ async def one(
         client.now = datetime.now(UTC)
         if mode != "empty":
             client.morning()
+        if only in {"panels", "dialogs"}:
+            client.before_the_open()
         window.build()
         window.desk.client = client
         watch = LoopWatch()
@@ -115,11 +117,17 @@ async def each_panel(out: Path, window: MainWindow, theme: str) -> None:
 async def each_dialog(out: Path, window: MainWindow, client: ScriptedClient, theme: str) -> None:
     held = next(row for row in client.tables[tables.SIGNALS].values() if row["state"] == "held")
     order = next(row for row in client.tables[tables.ORDERS].values() if row["status"] == "new")
+    needing = next(row for row in client.tables[tables.ACCOUNTS].values() if row["logs_in"])
+    client.answers["log_in"] = {
+        "url": "https://kite.zerodha.com/connect/login?v=3&api_key=practicekey"
+    }
+    window.desk.engine_here = False  # or a browser would open
     subjects: dict[str, dict[str, Any]] = {
         "approve": {"signal": held},
         "force": {"signal": held},
         "replace": {"order": order},
         "resolve": {"order": order},
+        "log_in": {"account": needing},
         "rearm": {"scope": "all", "state": "disarmed"},
         "stops": {"position": next(iter(client.tables[tables.POSITIONS].values()))},
         "confirm": {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from PySide6.QtCore import QEvent, QPoint, Qt
-from PySide6.QtGui import QKeyEvent
+from PySide6.QtGui import QKeyEvent, QPalette
 from PySide6.QtWidgets import (
     QAbstractButton,
     QApplication,
@@ -27,6 +27,7 @@ from engine.model.enums import ConnectionState
 from gui import dialogs, panels
 from gui.dialogs.base import Dialog, HoldButton
 from gui.main_window import MainWindow
+from gui.panel import Caption
 from gui.theme import active
 from tests.gui.conftest import DeskUnderTest, until
 
@@ -185,6 +186,36 @@ async def test_approve_with_changes_sends_only_what_changed(desk: DeskUnderTest)
         {"signal": row["key"], "scale": "0.5", "stop_loss": "99.8", "accounts": left}
     ]
     valid(desk.client.sent)
+
+
+async def test_the_review_says_how_long_the_fan_out_would_take(desk: DeskUnderTest) -> None:
+    row = await select(desk, "held")
+    column = [column.key for column in desk.view.table.columns].index("predicted_finish_ms")
+    at = desk.view.table.index(desk.view.table.pos[row["key"]], column)
+    assert at.data() == "▲2  1.4 s"
+    said = "The last of 4 orders leaves in about 1.4 s; 2 accounts have no free connection now"
+    assert at.data(Qt.ItemDataRole.ToolTipRole.value) == said
+    desk.desk.registry.run("signal.approve_edit")
+    dialog = opened(desk, "approve")
+    await until(dialog.finish.text)
+    count = dialog.accounts.count()
+    assert count > 1
+    assert dialog.finish.text() == said.replace("of 4 orders", f"of {count} orders")
+    # As accounts are ticked off, the time holds for more orders than these; who is away is named.
+    away = dialog.accounts.item(0).data(0x0100)
+    desk.client.change(tables.ACCOUNTS, away, connection="disconnected")
+    dialog.accounts.item(1).setCheckState(Qt.CheckState.Unchecked)
+    desk.frame()
+    await until(lambda: "not connected" in dialog.finish.text())
+    less = "order leaves" if count == 2 else f"last of {count - 1} orders leaves"
+    assert dialog.finish.text() == (
+        f"The {less} in at most 1.4 s; ▲ 1 account is not connected: {away}"
+    )
+    # As the limits move, so does what is said.
+    desk.client.change(tables.SIGNALS, row["key"], predicted_finish_ms=0, predicted_cold=0)
+    desk.frame()
+    await until(lambda: "at once" in dialog.finish.text())
+    assert at.data() == "at once"
 
 
 async def test_detail_shows_every_account_with_its_reason(desk: DeskUnderTest) -> None:
@@ -366,10 +397,12 @@ async def test_one_position_closes_at_once_and_stops_are_set(desk: DeskUnderTest
     dialog = opened(desk, "stops")
     dialog._stop.setText("")
     dialog._profit.setText("300.50")
+    dialog._trail.setText("2.50")
     dialog.findChild(QAbstractButton, "go").click()
     await until(lambda: desk.sent("set_stops"))
     assert desk.sent("set_stops")[0] == {
         "account": row["account"], "symbol": row["symbol"], "stop_loss": None, "take_profit": "300.5",
+        "trail_percent": "2.5",
     }  # fmt: skip
     valid(desk.client.sent)
 
@@ -410,6 +443,32 @@ async def test_the_switch_moves_when_the_engine_says_so(qtbot: QtBot, desk: Desk
     desk.frame()
     assert view.table.index(0, 0).data() == ("Off" if was else "On")
     valid(desk.client.sent)
+
+
+async def test_accounts_that_need_something_are_shown_alone_and_say_what(
+    qtbot: QtBot, desk: DeskUnderTest
+) -> None:
+    panel = desk.window.panels["accounts"]
+    everybody = list(panel.model.order)
+    todo = {key for key, row in panel.model.rows.items() if row["todo"]}
+    assert todo
+    qtbot.mouseClick(button(desk, "account.needs"), Qt.MouseButton.LeftButton)
+    shown = set(panel.model.order)
+    assert todo <= shown < set(everybody)
+    healthy = next(key for key in everybody if key not in shown and panel.model.rows[key]["active"])
+    desk.client.change(
+        tables.ACCOUNTS, healthy, todo="log it in again", session_expires_at="2026-11-23T00:30:00Z"
+    )
+    desk.frame()
+    assert healthy in panel.model.order
+    keys = [column.key for column in panel.model.columns]
+    at = panel.model.index(panel.model.pos[healthy], keys.index("ready"))
+    tip = at.data(Qt.ItemDataRole.ToolTipRole.value)
+    assert "To do: log it in again" in tip
+    assert "Connections: 2/2" in tip
+    assert "Session ends: 2026-11-2" in tip
+    button(desk, "account.needs").click()
+    assert panel.model.order == everybody
 
 
 async def test_the_ticket_makes_a_signal(desk: DeskUnderTest) -> None:
@@ -531,6 +590,7 @@ async def test_everything_one_can_touch_has_a_name(desk: DeskUnderTest) -> None:
         "rearm": {"scope": "all", "state": "disarmed"}, "token": {"url": "ws://h:1", "answer": str},
         "stops": {"position": next(iter(desk.client.tables[tables.POSITIONS].values()))},
         "confirm": {"title": "t", "facts": [], "go": "Go", "run": None, "danger": 2},
+        "log_in": {"account": next(iter(desk.client.tables[tables.ACCOUNTS].values()))},
     }  # fmt: skip
     for name in dialogs.ALL:
         desk.window.open_dialog(name, subjects.get(name, {}))
@@ -538,6 +598,9 @@ async def test_everything_one_can_touch_has_a_name(desk: DeskUnderTest) -> None:
         assert dialog.accessibleName(), name
         assert nameless(dialog) == [], name
         dialog.close()
+    # Closed before the engine answered: nothing of them fails, and nobody is told that it did.
+    await asyncio.sleep(0.1)
+    assert [n for n in desk.desk.notifier.history if n.severity == "critical"] == []
 
 
 def _inside(widget: QWidget) -> bool:
@@ -551,7 +614,8 @@ def _inside(widget: QWidget) -> bool:
 
 async def test_panels_have_constant_names_and_all_are_docked(desk: DeskUnderTest) -> None:
     assert [panel.NAME for panel in panels.ALL] == [
-        "signals", "signal_detail", "orders", "positions", "fills", "alerts", "accounts", "risk", "latency", "pnl",
+        "signals", "signal_detail", "orders", "positions", "fills", "alerts", "accounts", "todo", "risk",
+        "latency", "pnl",
     ]  # fmt: skip
     for name, dock in desk.window.docks.items():
         assert dock.objectName() == f"dock.{name}"
@@ -571,6 +635,9 @@ async def test_themes_switch_while_running(desk: DeskUnderTest) -> None:
     desk.desk.registry.run("view.blue_orange")
     desk.desk.registry.run("view.larger")
     assert (active().blue_orange, active().scale) == (True, 110)
+    for caption in desk.window.findChildren(Caption):  # no label keeps the other theme's ink
+        ink = caption.palette().color(QPalette.ColorRole.WindowText)
+        assert ink == active().colors[caption._tone], caption.text()
     desk.client.step(50)
     desk.frame()
     desk.window.tick()
@@ -600,7 +667,7 @@ async def test_layout_is_remembered(qtbot: QtBot, desk: DeskUnderTest, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"version": 99}', '{"version": 1, "panels": {"orders": 3}}']
+    "content", ["", "{", "[]", '{"version": 99}', '{"version": 2, "panels": {"orders": 3}}']
 )
 async def test_a_broken_layout_file_is_the_default(
     qtbot: QtBot, tmp_path: Path, content: str

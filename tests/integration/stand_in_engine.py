@@ -41,6 +41,7 @@ class StandInEngine:
         self.prices: dict[str, Decimal] = {}
         self.listed: list[dict[str, Any]] = []
         self.reasons: list[str] = []
+        self.needs: list[dict[str, str]] = []
         self.waiting = 0
         self.arrived = asyncio.Condition()
         self.failure: Exception | None = None
@@ -121,6 +122,9 @@ class StandInEngine:
 
     def readiness(self) -> list[str]:
         return self.reasons
+
+    def to_do(self) -> list[dict[str, str]]:
+        return self.needs
 
     def metrics_text(self) -> str:
         return "# TYPE volley_signals_total counter\nvolley_signals_total 1\n"

@@ -354,10 +354,12 @@ async def test_latency_and_status(client, engine):
     assert (await client.get("/v1/latency")).json()["stages"]["durable"]["total"] == {"count": 1}
     engine.put("engine", key="engine", trading="active")
     engine.put("halts", scope="all", state="halted")
+    engine.needs = [{"account": "A-1", "code": "SESSION_ENDS", "text": "ends", "todo": "log in"}]
     assert (await client.get("/v1/status")).json() == {
         "engine": {"key": "engine", "trading": "active"},
         "halts": [{"scope": "all", "state": "halted"}],
         "kill": [],
+        "readiness": engine.needs,
     }
 
 

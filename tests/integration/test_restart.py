@@ -17,7 +17,7 @@ from tests.world import World, alpaca, by_account, eventually, paper, venue, wor
 
 FAR = {"order_type": "limit", "limit_price": "185"}
 TABLES = ("signals", "orders", "fills", "positions")
-LIVE = {"mark", "mark_age_s", "value", "unrealised", "updated_at"}
+LIVE = {"mark", "mark_age_s", "value", "unrealised", "updated_at", "stop_distance_percent"}
 
 
 @pytest.fixture

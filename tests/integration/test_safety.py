@@ -173,3 +173,22 @@ async def test_a_kill_of_all_cancels_what_others_placed(tmp_path, sim: SimBroker
         assert sim.summary()["open_orders"] == 1
         await w.command("kill")
         await eventually(lambda: sim.summary()["open_orders"] == 0)
+
+
+async def test_an_order_taken_after_it_was_proven_absent_is_told_and_cancelled(
+    tmp_path, sim: SimBroker
+) -> None:
+    """F08: the broker took it later than its own settling time; it must not live on unseen."""
+    engine_settings = {"reply_timeout_s": 0.3}
+    async with world(tmp_path, [alpaca(1, url(sim))], engine=engine_settings) as w:
+        sim.venue.market.pin("AAPL", Decimal(190))
+        late = {"action": "late_accept", "delay_s": 5, "times": 1}
+        sim.faults.replace([late | {"match": {"method": "POST", "path": "/v2/orders"}}])
+        await w.post(id="late", valid_for_s=1, **FAR)
+        order = await eventually(lambda: next(iter(w.engine.orders.working()), None))
+        await eventually(lambda: order.status is OrderStatus.EXPIRED)
+        assert order.code == "ABSENT"
+        await eventually(lambda: sim.venue.order_count == 1)
+        await eventually(lambda: [a for a in w.engine.alerts if a["code"] == "LATE_ACCEPT"])
+        await eventually(lambda: sim.summary()["open_orders"] == 0)
+        assert (order.status, order.code) == (OrderStatus.EXPIRED, "LATE_ACCEPT")

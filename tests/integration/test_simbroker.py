@@ -4,11 +4,10 @@ import asyncio
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,74 +15,15 @@ from typing import Any
 import httpx
 import pytest
 import websockets
+from cryptography import x509
 
 from engine.errors import ConfigError
 from engine.simbroker import SimBroker, SimConfig
+from engine.simbroker.dialects import NAMES
+from engine.simbroker.tls import make_certificate
+from tests.venue_rig import ORDER, SECRET, events, heard, listening, place, raw_order, venue
 
 ROOT = Path(__file__).resolve().parents[2]
-SECRET = "s3cret-of-the-tests"
-ORDER = {"symbol": "AAPL", "qty": "10", "side": "buy", "type": "market", "time_in_force": "day"}
-
-Client = Callable[..., httpx.AsyncClient]
-
-
-@asynccontextmanager
-async def venue(**settings: Any) -> AsyncIterator[tuple[SimBroker, Client]]:
-    made = SimBroker(SimConfig(**({"walk": False, "tick_interval_s": 0.01} | settings)))
-    port = await made.start()
-    clients: list[httpx.AsyncClient] = []
-
-    def client(key: str = "K1", secret: str = SECRET) -> httpx.AsyncClient:
-        headers = {"APCA-API-KEY-ID": key, "APCA-API-SECRET-KEY": secret}
-        limits = httpx.Limits(max_connections=1)
-        clients.append(
-            httpx.AsyncClient(
-                base_url=f"http://127.0.0.1:{port}", headers=headers, limits=limits, trust_env=False
-            )
-        )
-        return clients[-1]
-
-    try:
-        yield made, client
-    finally:
-        for opened in clients:
-            await opened.aclose()
-        await made.stop()
-
-
-def listening(
-    made: SimBroker, key: str = "K1", secret: str = SECRET
-) -> AbstractAsyncContextManager[Any]:
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Any]:
-        async with websockets.connect(f"ws://127.0.0.1:{made.port}/stream", proxy=None) as stream:
-            credentials = {"key_id": key, "secret_key": secret}
-            await stream.send(json.dumps({"action": "authenticate", "data": credentials}))
-            assert (await heard(stream))["data"]["status"] == "authorized"
-            wanted = {"action": "listen", "data": {"streams": ["trade_updates"]}}
-            await stream.send(json.dumps(wanted))
-            answer = await heard(stream)
-            assert answer == {"stream": "listening", "data": {"streams": ["trade_updates"]}}
-            yield stream
-
-    return opened()
-
-
-async def heard(stream: Any) -> dict[str, Any]:
-    async with asyncio.timeout(5):
-        message = await stream.recv()
-    assert isinstance(message, bytes)  # the practice environment sends binary frames
-    return dict(json.loads(message))
-
-
-async def events(stream: Any, count: int) -> list[dict[str, Any]]:
-    return [(await heard(stream))["data"] for _ in range(count)]
-
-
-async def place(http: httpx.AsyncClient, client_id: str = "a", **fields: Any) -> httpx.Response:
-    return await http.post("/v2/orders", json={**ORDER, "client_order_id": client_id, **fields})
-
-
 # The life of orders
 
 
@@ -236,7 +176,9 @@ async def test_an_order_whose_client_left_still_trades() -> None:
         ({"qty": None}, 422, 42210000, "required"),
         ({"qty": "0.0000000001", "symbol": "BTCUSDT"}, 422, 42210000, "9 decimal"),
         ({"side": "hold"}, 422, 40010001, "side"),
-        ({"type": "trailing_stop"}, 422, 40010001, "type"),
+        ({"type": "iceberg"}, 422, 40010001, "type"),
+        ({"type": "trailing_stop"}, 422, 42210000, "require trail_percent"),
+        ({"type": "trailing_stop", "trail_percent": "100"}, 422, 42210000, "below 100"),
         ({"time_in_force": "cls"}, 422, 42210000, "time_in_force"),
         ({"symbol": "BTC/USD", "qty": "1"}, 422, 42210000, "crypto time_in_force"),
         ({"type": "limit"}, 422, 42210000, "require limit_price"),
@@ -244,7 +186,23 @@ async def test_an_order_whose_client_left_still_trades() -> None:
         ({"type": "limit", "limit_price": "189.405"}, 422, 42210000, "sub-penny"),
         ({"type": "limit", "limit_price": "0.98765"}, 422, 42210000, "sub-penny"),
         ({"type": "stop", "stop_price": "1e2"}, 422, 42210000, "stop_price must be a number"),
+        ({"order_class": "mleg"}, 422, 42210000, "order_class"),
         ({"order_class": "bracket"}, 422, 42210000, "order_class"),
+        ({"order_class": "bracket", "stop_loss": {"stop_price": "1"}}, 422, 42210000, "require"),
+        ({"order_class": "oto", "stop_loss": {"limit_price": "1"}}, 422, 42210000, "stop_price is"),
+        ({"order_class": "oto", "stop_loss": "1"}, 422, 42210000, "must be an object"),
+        (
+            {"order_class": "oto", "stop_loss": {"stop_price": "190"}},
+            422,
+            42210000,
+            "<= base_price",
+        ),
+        (
+            {"order_class": "oto", "take_profit": {"limit_price": "189"}},
+            422,
+            42210000,
+            ">= base_price",
+        ),
         ({"client_order_id": "x" * 49}, 422, 40010001, "48"),
     ],
 )
@@ -426,14 +384,6 @@ async def test_a_bad_prices_file_is_a_configuration_error(tmp_path: Path, text: 
 # The log
 
 
-def raw_order(body: bytes, key: str = "K1") -> bytes:
-    head = (
-        f"POST /v2/orders HTTP/1.1\r\nHost: x\r\nAPCA-API-KEY-ID: {key}\r\n"
-        f"APCA-API-SECRET-KEY: {SECRET}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
 async def test_two_thousand_orders_over_twenty_connections_are_logged_once(tmp_path: Path) -> None:
     file = tmp_path / "log.jsonl"
     async with venue(log=file) as (made, client):
@@ -502,57 +452,6 @@ async def test_the_log_names_refusals_look_ups_and_streams_but_no_secret(tmp_pat
     assert SECRET not in repr(made.config)
 
 
-# Faults
-
-
-@pytest.mark.parametrize(
-    ("action", "outcome", "placed"),
-    [
-        ("drop", httpx.RemoteProtocolError, 0),
-        ("hang", httpx.ReadTimeout, 0),
-        ("http_429", 429, 0),
-        ("http_500", 500, 0),
-        ("http_503", 503, 0),
-        ("accept_then_drop", httpx.RemoteProtocolError, 1),
-        ("accept_then_hang", httpx.ReadTimeout, 1),
-        ("reset_mid_reply", httpx.HTTPError, 1),
-        ("garbage", httpx.RemoteProtocolError, 1),
-    ],
-)
-async def test_faults(action: str, outcome: int | type[Exception], placed: int) -> None:
-    fault = {"match": {"method": "POST", "path": "/v2/orders"}, "action": action, "after": 1}
-    async with venue() as (made, client):
-        http = client()
-        await http.post("/sim/faults", json=[fault])
-        assert (await place(http, "before")).status_code == 200
-        http.timeout = httpx.Timeout(0.3)
-        if isinstance(outcome, int):
-            assert (await place(http, "hit")).status_code == outcome
-        else:
-            with pytest.raises(outcome):
-                await place(http, "hit")
-        other = client()
-        found = await other.get("/v2/orders:by_client_order_id?client_order_id=hit")
-        assert found.status_code == (200 if placed else 404)
-        assert (await place(other, "after")).status_code == 200
-        rows = [row for row in made.log.rows() if row.client_order_id == "hit"]
-        assert (rows[0].fault, made.venue.order_count) == (action, 2 + placed)
-
-
-async def test_faults_match_and_bad_ones_are_refused() -> None:
-    fault = {"match": {"account": "K2", "symbol": "AAPL"}, "action": "http_500", "times": 0}
-    async with venue(faults=[fault]) as (_, client):
-        assert (await place(client("K1"))).status_code == 200
-        assert [(await place(client("K2"), str(i))).status_code for i in range(3)] == [500] * 3
-        for bad in (
-            {},
-            [{"action": "explode"}],
-            [{"action": "drop", "match": {"x": 1}}],
-            [{"action": "drop", "times": -1}],
-        ):
-            assert (await client().post("/sim/faults", json=bad)).status_code == 422
-
-
 async def test_settings_and_disconnects() -> None:
     async with venue() as (made, client), listening(made) as stream:
         http = client()
@@ -568,24 +467,6 @@ async def test_settings_and_disconnects() -> None:
         async with asyncio.timeout(5):
             with pytest.raises(websockets.ConnectionClosed):
                 await stream.recv()
-
-
-@pytest.mark.parametrize("action", ["hang", "accept_then_hang", "drop"])
-async def test_nothing_behind_a_lost_answer_is_answered_in_its_place(action: str) -> None:
-    """Or a pipelining client would take the second answer for the first."""
-    async with venue(faults=[{"action": action}]) as (made, client):
-        reader, writer = await asyncio.open_connection("127.0.0.1", made.port)
-        for client_id in ("first", "second"):
-            body = json.dumps({**ORDER, "client_order_id": client_id}).encode()
-            writer.write(raw_order(body))
-        await writer.drain()
-        async with asyncio.timeout(5):
-            while not made.log.total:
-                await client().get("/sim/summary")
-        assert [row.client_order_id for row in made.log.rows()] == ["first"]
-        writer.close()
-        await writer.wait_closed()
-        assert await reader.read() == b""
 
 
 # The command line
@@ -627,17 +508,103 @@ def test_the_server_starts_says_where_and_ends(how: str, status: int) -> None:
         assert process.wait(10) == status
 
 
-def test_a_taken_port_and_later_dialects_are_one_line() -> None:
+def test_a_taken_port_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        for arguments, text in (
-            (("--port", port), "cannot listen on"),
-            (("--dialect", "kite"), "the kite dialect comes with a later version"),
-        ):
-            with start(*arguments) as process:
-                out, err = process.communicate(timeout=10)
-            assert (process.returncode, out, len(err.splitlines())) == (1, "", 1)
-            assert text in err
+        with start("--port", str(taken.getsockname()[1])) as process:
+            out, err = process.communicate(timeout=10)
+        assert (process.returncode, out, len(err.splitlines())) == (1, "", 1)
+        assert "cannot listen on" in err
+
+
+@pytest.mark.parametrize("dialect", NAMES)
+def test_every_dialect_is_served(dialect: str) -> None:
+    with start("--port", "0", "--lifeline", "--dialect", dialect) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith(f"simulated venue ({dialect}) on http://127.0.0.1:")
+        assert httpx.get(f"{line.split()[-1]}/sim/orders", trust_env=False).json() == []
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+def test_a_dialect_nobody_speaks() -> None:
+    with pytest.raises(ConfigError, match="alpaca, binance, oanda, kite"):
+        SimBroker(SimConfig(dialect="fix"))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_over_tls_with_an_authority_of_its_own(tmp_path: Path, named: bool) -> None:
+    options = ["--tls", str(tmp_path / "ca.pem")] if named else ["--tls"]
+    with start("--port", "0", "--lifeline", *options) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1]
+        authority = process.stdout.readline().strip().removeprefix("certificate authority: ")
+        assert url.startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cafile=authority)
+        answer = httpx.get(f"{url}/sim/summary", verify=trusting, trust_env=False)
+        assert answer.json()["requests"] == 0
+        process.stdin.close()
+        assert process.wait(10) == 0
+    assert Path(authority).exists() is named  # the rest was only for this run
+
+
+# TLS
+
+
+async def test_only_who_trusts_the_authority_connects(tmp_path: Path) -> None:
+    made = make_certificate(tmp_path)
+    broker = SimBroker(SimConfig(walk=False))
+    port = await broker.start(ssl=made.server_context())
+    try:
+        trusting = ssl.create_default_context(cafile=str(made.authority))
+        address = f"https://127.0.0.1:{port}"
+        async with httpx.AsyncClient(verify=trusting, trust_env=False) as http:
+            assert (await http.get(f"{address}/sim/orders")).json() == []
+            by_name = await http.get(f"https://localhost:{port}/sim/orders")
+            assert by_name.status_code == 200
+        doubting = ssl.create_default_context()
+        async with httpx.AsyncClient(verify=doubting, trust_env=False) as http:
+            with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+                await http.get(f"{address}/sim/orders")
+        elsewhere = ssl.create_default_context(cafile=str(made.authority))
+        with pytest.raises(ssl.SSLCertVerificationError, match="mismatch"):
+            await asyncio.open_connection(
+                "127.0.0.1", port, ssl=elsewhere, server_hostname="api.example.com"
+            )
+        stream = await websockets.connect(
+            f"wss://127.0.0.1:{port}/stream", ssl=trusting, proxy=None
+        )
+        await stream.send(b'{"action":"auth","key":"K1","secret":"s"}')
+        assert (await heard(stream))["data"]["status"] == "authorized"
+        await stream.close()
+    finally:
+        await broker.stop()
+
+
+def test_the_authority_is_for_this_machine_only_and_its_key_is_gone(tmp_path: Path) -> None:
+    made = make_certificate(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "authority.pem",
+        "venue.pem",
+        "venue.key",
+    }
+    authority = x509.load_pem_x509_certificate(made.authority.read_bytes())
+    constraints = authority.extensions.get_extension_for_class(x509.NameConstraints)
+    assert constraints.critical
+    assert [str(name.value) for name in constraints.value.permitted_subtrees or []] == [
+        "localhost",
+        "127.0.0.0/8",
+        "::1/128",
+    ]
+    leaf = x509.load_pem_x509_certificate(made.certificate.read_bytes())
+    leaf.verify_directly_issued_by(authority)
+    if sys.platform != "win32":
+        assert made.key.stat().st_mode & 0o777 == 0o600
+    assert b"PRIVATE" not in made.authority.read_bytes() + made.certificate.read_bytes()
+    again = make_certificate(tmp_path)  # over the old ones
+    assert again.key.read_bytes() != b""
 
 
 def test_bad_files_are_status_2(tmp_path: Path) -> None:

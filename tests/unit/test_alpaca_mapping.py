@@ -391,6 +391,9 @@ class Sink:
     def on_connection(self, account: str, state: object, text: str) -> None:
         raise AssertionError(text)
 
+    def on_limits(self, account: str, **told: object) -> None:
+        pass
+
 
 def account(environment: str = "paper", base_url: str | None = None) -> Account:
     return Account.model_validate(
@@ -444,10 +447,7 @@ def test_registry():
     from engine.brokers.paper import PaperMarket
 
     config, market = Config(), PaperMarket()
-    assert make_adapter("alpaca", config, market).name == "alpaca"
-    assert make_adapter("paper", config, market).name == "paper"
-    for name in ("binance", "oanda", "kite"):
-        with pytest.raises(ConfigError, match=f"the {name} adapter comes with a later version"):
-            make_adapter(name, config, market)
+    for name in ("alpaca", "paper", "binance", "oanda", "kite"):
+        assert make_adapter(name, config, market).name == name
     with pytest.raises(ConfigError, match="'etrade' is none of"):
         make_adapter("etrade", config, market)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from decimal import Decimal
 
@@ -211,3 +212,75 @@ async def test_nobody_there():
     with pytest.raises(BrokerUnavailable):
         await get(client)
     await client.close()
+
+
+async def test_one_connection_serves_many_reads_and_stray_bytes_answer_nobody():
+    """A reply that comes unasked on an idle connection must not be taken for the next one's."""
+    connections = 0
+    stray = b""
+    told = asyncio.Event()
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        mine = connections
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(http("200 OK", b"%d" % mine))
+                if stray:
+                    await writer.drain()
+                    await asyncio.sleep(0.01)
+                    writer.write(stray)
+                    await writer.drain()
+                    told.set()
+        writer.close()
+
+    server = await asyncio.start_server(client, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    base = check_base_url("A", f"http://127.0.0.1:{port}", (), allow_simulated=True)
+    reads = HttpClient(base)
+    for _ in range(5):
+        assert (await get(reads)).body == 1
+    stray = http("200 OK", b'"not yours"')
+    assert (await get(reads)).body == 1
+    await told.wait()
+    stray = b""
+    await asyncio.sleep(0.01)
+    assert (await get(reads)).body == 2
+    await reads.close()
+    server.close()
+    await server.wait_closed()
+
+
+async def test_a_connection_the_server_closed_is_not_used_again(script):
+    server, client = script  # it closes after every reply without saying so
+    server.reply = http("200 OK", b"1")
+    for count in range(1, 6):
+        assert (await get(client)).body == 1
+        assert len(server.heads) == count
+        await asyncio.sleep(0.005)
+
+
+async def test_a_large_reply_is_read_whole(script):
+    """Larger than what is read ahead, so the server is made to wait and let go again."""
+    server, client = script
+    server.reply = http("200 OK", b'"' + b"x" * (6 << 20) + b'"')
+    found = await get(client)
+    assert found.body == "x" * (6 << 20)
+
+
+async def test_an_answer_that_never_comes_is_unknown():
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(client, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    base = check_base_url("A", f"http://127.0.0.1:{port}", (), allow_simulated=True)
+    reads = HttpClient(base, timeout_s=0.05)
+    with pytest.raises(OutcomeUnknown, match="no answer in time"):
+        await get(reads)
+    await reads.close()
+    server.close()
+    await server.wait_closed()

@@ -21,11 +21,11 @@ from engine.execution.order_manager import OrderManager
 from engine.model.enums import ExecType, OrderStatus, OrderType, Side, TimeInForce
 from engine.model.messages import Fill
 from engine.model.order import Order
-from engine.model.position import Position
+from engine.model.position import Levels, Position
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
 from engine.stores.journal import Journal
-from engine.stores.journal_rows import SignalEntry
+from engine.stores.journal_rows import MIGRATIONS, MOVES, SignalEntry
 from tests.helpers import (
     MONDAY,
     HandClock,
@@ -121,6 +121,10 @@ async def test_a_restart_keeps_orders_fills_and_positions_to_the_last_digit(path
         time_in_force=TimeInForce.GTC,
         limit_price=Decimal("101.250"),
         stop_price=Decimal("0.00000001"),
+        stop_loss=Decimal("99.5"),
+        take_profit=Decimal("110.25"),
+        trail_percent=Decimal("0.5"),
+        parent="E",
         source="bot",
         signal_id="s-1",
         strategy="breakout",
@@ -633,12 +637,12 @@ async def test_a_directory_that_cannot_be_written(tmp_path):
     assert "unable to open" in await refused(tmp_path / "not there" / "journal.sqlite3")
 
 
-@pytest.mark.parametrize("version", ["2", "two"])
+@pytest.mark.parametrize("version", ["3", "two"])
 async def test_a_file_of_another_version_is_refused_and_left_as_it_is(path, version):
     async with opened(path) as journal:
         await journal.commit_signal(entry())
     change(path, f"UPDATE meta SET value = '{version}' WHERE key = 'schema'", "DROP TABLE days")
-    assert f"its schema is version {version}, this build reads version 1" in await refused(path)
+    assert f"its schema is version {version}, this build reads version 2" in await refused(path)
     with closing(sqlite3.connect(path)) as other:
         tables = {name for (name,) in other.execute("SELECT name FROM sqlite_master")}
     assert "signals" in tables
@@ -659,3 +663,160 @@ async def test_a_closed_journal_takes_nothing_and_keeps_nobody_waiting(path):
     for late in (journal.commit_signal(entry()), journal.flushed(), journal.load()):
         with pytest.raises(StoreError, match="closed"):
             await asyncio.wait_for(late, 10)
+
+
+# A file of version 1.
+
+
+def version_1(path: Path) -> None:
+    """Write a file as version 1 did, with one order, one position and one signal."""
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(VERSION_1)
+        old.execute("INSERT INTO meta VALUES ('schema', '1'), ('book', 'old-book')")
+        old.execute(
+            "INSERT INTO orders VALUES ('W', 'A-1', 'AAPL', 'buy', 'limit', 'day', '3', '101.25', NULL, 'new', 1, '0', "
+            "'0', 'b-1', '', '', 'breakout', 'bot', 's-1', 'entry', 0, ?, ?, NULL, NULL)",
+            (STAMP, STAMP),
+        )
+        old.execute(
+            "INSERT INTO fills VALUES ('A-1', 'x-1', 'W', 'AAPL', 'buy', '1', '100', ?, 'breakout', 'bot', 's-1')",
+            (STAMP,),
+        )
+        old.execute(
+            "INSERT INTO positions VALUES ('A-1', 'AAPL', '3', '-300', '300', '95', NULL, ?)",
+            (STAMP,),
+        )
+        old.execute(
+            "INSERT INTO signals VALUES (1, 'bot', 's-1', 'hash', '{}', 'api', ?, 'accepted', '', '', '{}', NULL, 0)",
+            (STAMP,),
+        )
+        old.commit()
+
+
+VERSION_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE signals (
+    seq INTEGER PRIMARY KEY, source TEXT NOT NULL, id TEXT NOT NULL, body_hash TEXT NOT NULL, body BLOB NOT NULL,
+    origin TEXT NOT NULL, received_at TEXT NOT NULL, state TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL,
+    plan BLOB NOT NULL, trace BLOB, settled INTEGER NOT NULL DEFAULT 0, UNIQUE (source, id));
+CREATE INDEX signals_open ON signals (settled) WHERE settled = 0;
+CREATE TABLE orders (
+    cl_ord_id TEXT PRIMARY KEY, account TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
+    order_type TEXT NOT NULL, time_in_force TEXT NOT NULL, order_qty TEXT NOT NULL, limit_price TEXT,
+    stop_price TEXT, status TEXT NOT NULL, working INTEGER NOT NULL, cum_qty TEXT NOT NULL, cash TEXT NOT NULL,
+    order_id TEXT NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
+    signal_id TEXT NOT NULL, leg TEXT NOT NULL, reducing INTEGER NOT NULL, created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL, send_us INTEGER, ack_us INTEGER) WITHOUT ROWID;
+CREATE INDEX orders_working ON orders (working) WHERE working = 1;
+CREATE INDEX orders_signal ON orders (source, signal_id);
+CREATE INDEX orders_time ON orders (created_at);
+CREATE TABLE fills (
+    account TEXT NOT NULL, exec_id TEXT NOT NULL, cl_ord_id TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
+    last_qty TEXT NOT NULL, last_px TEXT NOT NULL, at TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
+    signal_id TEXT NOT NULL, PRIMARY KEY (account, exec_id)) WITHOUT ROWID;
+CREATE INDEX fills_order ON fills (cl_ord_id);
+CREATE INDEX fills_time ON fills (at);
+CREATE TABLE positions (
+    account TEXT NOT NULL, symbol TEXT NOT NULL, qty TEXT NOT NULL, cash TEXT NOT NULL, cost TEXT NOT NULL,
+    stop_loss TEXT, take_profit TEXT, updated_at TEXT NOT NULL, PRIMARY KEY (account, symbol)) WITHOUT ROWID;
+CREATE TABLE halts (
+    scope TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL, by TEXT NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE days (
+    account TEXT NOT NULL, day TEXT NOT NULL, baseline TEXT NOT NULL, PRIMARY KEY (account, day)) WITHOUT ROWID;
+CREATE TABLE commands (
+    id TEXT PRIMARY KEY, at TEXT NOT NULL, body BLOB NOT NULL, result BLOB) WITHOUT ROWID;
+"""
+
+
+def schema_of(path: Path) -> dict[str, set[str]]:
+    with closing(sqlite3.connect(path)) as file:
+        names = file.execute("SELECT name, tbl_name, type FROM sqlite_master").fetchall()
+        return {
+            name: {row[1] for row in file.execute(f"PRAGMA table_info({name})")}
+            if kind == "table"
+            else {table}
+            for name, table, kind in names
+        }
+
+
+async def old_state(path: Path) -> None:
+    """Check that everything of version 1 is there, and that what is new can be kept beside it."""
+    async with opened(path) as journal:
+        assert journal.book == "old-book"
+        loaded = await journal.load()
+        (order,) = loaded.orders
+        assert (order.cl_ord_id, order.limit_price, order.parent) == ("W", Decimal("101.25"), "")
+        assert not order.levels
+        assert order.exec_ids == {"x-1"}
+        assert [(fill.exec_id, fill.last_px, fill.fee_qty) for fill in loaded.fills] == [
+            ("x-1", 100, 0)
+        ]
+        (position,) = loaded.positions
+        assert (position.qty, position.stop_loss, position.generation) == (3, 95, 1)
+        assert (position.trail_percent, position.best, position.native) == (None, None, False)
+        assert [entry.id for entry in loaded.signals] == ["s-1"]
+        assert loaded.square_offs == {}
+
+
+async def test_a_file_of_version_1_is_brought_up_to_date(path, tmp_path):
+    version_1(path)
+    await old_state(path)
+    async with opened(tmp_path / "new.sqlite3"):
+        pass
+    assert schema_of(path) == schema_of(tmp_path / "new.sqlite3")
+    await old_state(path)  # once more: nothing is left to do
+    async with opened(path) as journal:
+        position = (await journal.load()).positions[0]
+        position.protect(Levels(None, Decimal(110), Decimal("2.5")))
+        position.best, position.native, position.generation = Decimal("120.5"), True, 7
+        position.source, position.signal_id, position.strategy = "bot", "s-9", "breakout"
+        journal.note_position(position)
+        journal.note_square_off("A-1", "2026-11-23")
+        await journal.flushed()
+    async with opened(path) as journal:
+        loaded = await journal.load()
+        (kept,) = loaded.positions
+        for name in set(Position.__slots__) - {"protected"}:
+            assert getattr(kept, name) == getattr(position, name), name
+        assert loaded.square_offs == {"A-1": "2026-11-23"}
+
+
+async def test_a_file_of_version_1_that_has_not_named_itself_yet(path):
+    version_1(path)
+    change(path, "DELETE FROM meta WHERE key = 'schema'")
+    await old_state(path)
+
+
+@pytest.mark.parametrize(
+    ("steps", "last"),
+    [(steps, last) for steps in (MIGRATIONS, MOVES) for last in range(len(steps[2]))],
+)
+async def test_a_migration_that_ends_half_way_leaves_version_1_as_it_was(
+    path, monkeypatch, steps, last
+):
+    version_1(path)
+    before = schema_of(path)
+    with monkeypatch.context() as patched:
+        patched.setitem(steps, 2, (*steps[2][: last + 1], "this is no statement"))
+        assert "syntax error" in await refused(path)
+    assert schema_of(path) == before
+    await old_state(path)
+
+
+def test_a_migration_killed_before_its_commit_leaves_version_1_as_it_was(path):
+    version_1(path)
+    before = schema_of(path)
+    code = (
+        "import os, signal, sqlite3, sys\n"
+        "from engine.stores import journal\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('PRAGMA journal_mode=WAL')\n"
+        "kill = getattr(signal, 'SIGKILL', signal.SIGTERM)\n"
+        "connection.set_trace_callback(lambda s: os.kill(os.getpid(), kill) if s == 'COMMIT' else None)\n"
+        "journal._make_or_migrate(connection)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
+    assert done.returncode != 0
+    assert schema_of(path) == before
+    asyncio.run(old_state(path))

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from engine.execution.fair_queue import FairQueue
 from engine.execution.lane import MOST_TRIES, Lane
 from engine.execution.rate_limit import RateLimit, TokenBucket
 from engine.model.order import Order
@@ -15,14 +16,22 @@ from tests.helpers import HandClock, ScriptedSession, eventually, make_order
 class Road:
     """A lane with everything around it in the test's hands."""
 
-    def __init__(self, rate: float = 1000, burst: float = 1000) -> None:
+    def __init__(self, limit: int = 1000) -> None:
         self.clock = HandClock()
         self.session = ScriptedSession()
         self.denied: list[tuple[str, str]] = []
         self.sentences: list[str] = []
         self.forbidden: tuple[str, str] | None = None
-        limit = RateLimit(TokenBucket(rate, burst, self.clock.monotonic_ns()))
-        self.lane = Lane(self.session, limit, self.clock, lambda _order: self.forbidden, self._deny)
+        self.limit = RateLimit(TokenBucket(limit, 1.0))
+        self.way = FairQueue(RateLimit(), self.clock)
+        self.lane = Lane(
+            self.session,
+            self.limit,
+            self.way,
+            self.clock,
+            lambda _order: self.forbidden,
+            self._deny,
+        )
 
     def _deny(self, order: Order, code: str, text: str) -> None:
         self.denied.append((order.cl_ord_id, code))
@@ -46,12 +55,13 @@ async def road():
     made = Road()
     yield made
     made.lane.close()
+    made.way.close()
 
 
 @pytest.fixture
 async def slow_road():
     """One order a second of the hand-moved clock."""
-    made = Road(rate=1, burst=1)
+    made = Road(limit=1)
     yield made
     made.lane.close()
 
@@ -284,3 +294,126 @@ async def test_closing_denies_what_waits_and_leaves_no_timer(slow_road):
     await asyncio.sleep(0)
     assert slow_road.lane._timer is None
     assert slow_road.sent() == ["1"]
+
+
+# ---- cancels and replaces ------------------------------------------------------------------------------------------
+
+
+def paused(road: Road, seconds: float = 5.0) -> None:
+    """Let the broker ask this account for quiet."""
+    road.limit.pause(seconds, road.clock.monotonic_ns())
+    road.lane.quieted()
+
+
+async def test_a_cancel_waits_for_no_limit_and_counts_against_it(slow_road):
+    (sent, _) = slow_road.put("1", "2")
+    slow_road.clock.advance(0.9)
+    slow_road.lane.cancel(sent)
+    slow_road.lane.replace(sent, replacement := make_order("3"))
+    assert slow_road.session.canceled == [sent]
+    assert slow_road.session.replaced == [(sent, replacement)]
+    slow_road.clock.advance(0.1)  # the order's own token is back, the cancel took it
+    slow_road.lane.pump()
+    assert slow_road.sent() == ["1"]
+    slow_road.clock.advance(0.9)
+    await eventually(lambda: slow_road.sent() == ["1", "2"])
+
+
+async def test_in_a_pause_cancels_wait_too_and_leave_first_when_it_ends(road):
+    (first,) = road.put("1")
+    left = []
+    road.session.on_submit = lambda order: left.append(order.cl_ord_id)
+    paused(road)
+    road.put("2")
+    road.lane.cancel(first)
+    road.lane.cancel(first)  # asked again: still one cancel
+    assert (road.sent(), road.session.canceled) == (["1"], [])
+    road.clock.advance(5)
+    road.lane.pump()
+    assert road.session.canceled == [first]
+    assert left == ["2"]
+
+
+async def test_after_a_pause_the_lane_wakes_by_itself(road):
+    (first,) = road.put("1")
+    paused(road, 0.02)
+    road.lane.cancel(first)
+    road.put("2")
+    road.clock.advance(0.02)
+    await eventually(lambda: road.sent() == ["1", "2"])
+    assert road.session.canceled == [first]
+
+
+async def test_an_order_too_old_for_a_pause_is_denied_while_it_lasts(road):
+    paused(road)
+    order = make_order("1")
+    order.send_before_ns = road.deadline(0.01)
+    road.lane.put(order)
+    road.clock.advance(0.02)
+    await eventually(lambda: road.denied == [("1", "STALE")])
+
+
+async def test_a_replacement_that_waited_is_held_to_the_halt_of_then(road):
+    (first,) = road.put("1")
+    paused(road)
+    road.lane.replace(first, make_order("2"))
+    road.forbidden = ("HALTED", "all is halted")
+    road.clock.advance(5)
+    road.lane.pump()
+    assert road.session.replaced == []
+    assert road.denied == [("2", "HALTED")]
+
+
+async def test_of_a_replacement_and_a_later_cancel_that_wait_the_cancel_goes(road):
+    (first,) = road.put("1")
+    paused(road)
+    road.lane.replace(first, make_order("2"))
+    road.lane.cancel(first)
+    road.clock.advance(5)
+    road.lane.pump()
+    assert (road.session.replaced, road.session.canceled) == ([], [first])
+    assert road.denied == [("2", "NOT_SENT")]
+
+
+async def test_closing_denies_a_replacement_that_waits(road):
+    (first,) = road.put("1")
+    paused(road)
+    road.lane.replace(first, make_order("2"))
+    road.lane.close()
+    assert road.denied == [("2", "NOT_SENT")]
+
+
+# ---- 429 (F12) -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+async def test_waiting_for_the_end_of_pauses_is_no_try(road, told_first):
+    """The broker throttles it more often than an order is tried; it leaves as soon as it is let."""
+    (order,) = road.put("1")
+    for throttled in range(2 * MOST_TRIES):
+        if told_first:
+            paused(road, 1.0)
+            road.lane.put_back(order)
+        else:
+            road.lane.put_back(order)
+            paused(road, 1.0)
+        road.lane.pump()
+        assert len(road.sent()) == throttled + 1
+        road.clock.advance(1.0)
+        road.lane.pump()
+        assert len(road.sent()) == throttled + 2
+    for _ in range(MOST_TRIES - 1):  # and what fails for another reason has all its tries yet
+        road.lane.put_back(order)
+        road.lane.pump()
+    assert road.denied == []
+
+
+async def test_what_is_throttled_too_long_is_too_old(road):
+    (order,) = road.put("1")
+    order.send_before_ns = road.deadline(3.0)
+    paused(road, 10.0)
+    road.lane.put_back(order)
+    road.clock.advance(10.0)
+    road.lane.pump()
+    assert road.sent() == ["1"]
+    assert road.denied == [("1", "STALE")]

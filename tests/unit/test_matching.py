@@ -337,3 +337,27 @@ def test_practice_instruments(symbol: str, lot: str) -> None:
     instrument = practice_instrument(symbol)
     assert instrument.lot == instrument.min_qty == Decimal(lot)
     assert instrument.tick == Decimal("0.01")
+
+
+@pytest.mark.parametrize(
+    ("kind", "prices"),
+    [(OrderType.LIMIT, ("limit_price", "90", "95")), (OrderType.STOP, ("stop_price", "105", "110"))],
+)
+def test_an_order_that_comes_back_at_another_price_leaves_nothing_at_the_old_one(kind, prices):
+    name, old, new = prices
+    book = Book()
+    book.quote(Decimal(100))
+    order = BookOrder(
+        "a", Side.BUY, Decimal(10), kind, TimeInForce.DAY, **{name: Decimal(old)}
+    )
+    assert book.add(order) == []
+    assert book.cancel(order)
+    setattr(order, name, Decimal(new))
+    assert book.add(order) == []
+    if kind is OrderType.STOP:
+        assert book.quote(Decimal(old)) == []
+        assert not order.triggered
+        assert len(book.quote(Decimal(new))) == 1
+    else:
+        assert len(book.quote(Decimal(old))) == 1  # at its own price, once
+    assert len(book) == 0

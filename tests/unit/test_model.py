@@ -386,6 +386,16 @@ def test_unknown_gives_way_to_proof_and_never_the_other_way():
     assert (rejected.status, rejected.text) == (OrderStatus.REJECTED, "no funds")
 
 
+@pytest.mark.parametrize("before", [[], [report(ExecType.UNKNOWN)]])
+def test_a_cancel_that_was_asked_for_proves_no_order(before):
+    """Without this, an unanswered order became working by a cancel that the broker then had nothing to cancel for."""
+    order = new_order()
+    apply_all(order, before)
+    unproven = order.status
+    apply_all(order, [report(ExecType.PENDING_CANCEL), report(ExecType.CANCEL_REJECTED)])
+    assert order.status is unproven
+
+
 def test_a_refused_cancel_leaves_the_order_working():
     order = new_order()
     apply_all(order, [report(ExecType.NEW), report(ExecType.PENDING_CANCEL)])

@@ -8,7 +8,8 @@ import pytest
 
 from engine.execution import order_manager as module
 from engine.execution.order_manager import OrderManager
-from engine.model.enums import ExecType, OrderStatus
+from engine.model.enums import ExecType, OrderStatus, OrderType, Side
+from engine.model.identifiers import exit_leg_id
 from engine.model.messages import ExecutionReport
 from engine.model.order import Order
 from tests.helpers import HandClock, make_account, make_order, make_report, make_state, make_trade
@@ -168,3 +169,107 @@ def test_the_newest_fills_are_kept(book, monkeypatch):
         book.manager.apply(make_trade(order, f"x{number}", "1"))
     assert len(book.manager.fills) == module.MOST_FILLS
     assert book.manager.fills[0].exec_id == "x5"
+
+
+# Exits the broker makes along with an entry.
+
+
+def told_leg(
+    entry: Order, leg: str, exec_type: ExecType = ExecType.NEW, **fields
+) -> ExecutionReport:
+    return ExecutionReport(
+        entry.account,
+        exit_leg_id(entry.cl_ord_id, leg),
+        exec_type,
+        order_id=f"b-{leg}",
+        parent=entry.cl_ord_id,
+        leg=leg,
+        **fields,
+    )
+
+
+def test_an_exit_told_with_its_entry_is_an_order_of_ours_from_then_on(book):
+    entry = book.add(
+        source="bot", signal_id="s-1", strategy="breakout", stop_loss=Decimal(95), take_profit=Decimal(110)
+    )  # fmt: skip
+    stop = book.manager.apply(told_leg(entry, "stop", stop_price=Decimal(95)))
+    target = book.manager.apply(
+        told_leg(entry, "target")
+    )  # what it does not say is as the entry asked
+    assert stop.cl_ord_id == exit_leg_id("O-1", "stop")
+    assert (stop.side, stop.order_qty, stop.order_type) == (Side.SELL, 10, OrderType.STOP)
+    assert (target.order_type, target.limit_price) == (OrderType.LIMIT, 110)
+    for leg in (stop, target):
+        assert (leg.source, leg.signal_id, leg.strategy) == ("bot", "s-1", "breakout")
+        assert (leg.parent, leg.reducing, leg.rests, leg.protective) == ("O-1", True, True, True)
+        assert book.states["A"].working[leg.cl_ord_id] is leg
+    assert book.manager.apply(told_leg(entry, "stop")) is stop  # told again
+    # later the broker speaks of it by its own ids
+    late = ExecutionReport(
+        "A", "made-there", ExecType.TRADE, order_id="b-stop", exec_id="x1",
+        last_qty=Decimal(10), last_px=Decimal("94.9"),
+    )  # fmt: skip
+    assert book.manager.apply(late) is stop
+    assert (stop.status, book.fills) == (OrderStatus.FILLED, [(stop.cl_ord_id, "x1", Decimal(10))])
+
+
+def test_an_exit_of_nobody_s_entry_or_of_another_account_s_is_not_taken_in(book):
+    entry = book.add()
+    stranger = told_leg(make_order("O-9", account="A"), "stop")
+    other = told_leg(entry, "stop")
+    other.account = "B"
+    odd = told_leg(entry, "middle")
+    assert [book.manager.apply(report) for report in (stranger, other, odd)] == [None, None, None]
+    assert list(book.manager.orders) == ["O-1"]
+
+
+def test_a_replaced_exit_told_as_the_same_leg_is_its_successor(book):
+    entry = book.add()
+    stop = book.manager.apply(told_leg(entry, "stop"))
+    book.manager.apply(make_report(stop, ExecType.REPLACED))
+    successor = book.add(
+        "O-2", side="sell", leg="stop", parent="O-1", reducing=True, order_type=OrderType.STOP
+    )
+    book.manager.apply(make_report(successor, ExecType.NEW, order_id="b-2"))
+    told = told_leg(entry, "stop", ExecType.STATUS, cum_qty=Decimal(10), avg_px=Decimal(95))
+    told.order_id = "b-2"
+    assert book.manager.apply(told) is successor
+    assert [name for name, _exec_id, _qty in book.fills] == ["O-2"]
+
+
+def test_a_restart_finds_exits_by_the_broker_s_id(book):
+    entry = book.add()
+    stop = book.manager.apply(told_leg(entry, "stop"))
+    again = Book("A")
+    again.manager.load([entry, stop], [])
+    found = again.manager.apply(ExecutionReport("A", "there", ExecType.EXPIRED, order_id="b-stop"))
+    assert (found, stop.status) == (stop, OrderStatus.EXPIRED)
+
+
+def test_a_new_that_is_told_twice_is_no_second_change():
+    book = Book("A")
+    repeated: list[Order] = []
+    book.manager = OrderManager(
+        HandClock(), book.states, book._changed, book._filled, book._broken, repeated.append
+    )
+    order = book.add()
+
+    def new(**said) -> None:
+        book.manager.apply(
+            make_report(
+                order, ExecType.NEW, **({"order_id": "b-1", "status": OrderStatus.NEW} | said)
+            )
+        )
+
+    new()
+    new()
+    assert (len(book.changes), repeated) == (1, [order])
+    book.manager.apply(make_trade(order, "x1", "4"))
+    new()  # the reply, slower than the stream
+    assert (order.status, len(book.changes), len(repeated)) == (OrderStatus.PARTIALLY_FILLED, 2, 2)
+    # What tells anything beside goes the whole way.
+    new(cum_qty=Decimal(6), avg_px=Decimal(100))
+    new(text="held by the broker")
+    new(order_id="b-2")
+    assert (order.cum_qty, order.text) == (6, "held by the broker")
+    assert (len(book.changes), len(repeated)) == (5, 2)

@@ -48,6 +48,9 @@ class Desk:
     def on_connection(self, account: str, state: ConnectionState, text: str) -> None:
         self.states.append((state, text))
 
+    def on_limits(self, account: str, **told: object) -> None:
+        pass
+
     def order(
         self,
         cl_ord_id: str = "A1",
@@ -282,7 +285,7 @@ async def test_duplicates_are_refused_for_ever(home: Path | None, market: PaperM
     await adapter.close()
     last = desk.reports[2:]
     assert [(r.exec_type, r.text) for r in last] == [
-        (ExecType.REJECTED, "client_order_id must be unique")
+        (ExecType.UNKNOWN, "client_order_id must be unique")
     ] * 2
     assert desk.orders["A1"].cum_qty == Decimal(10)
 

@@ -11,10 +11,18 @@ from engine.config import Config
 from engine.eligibility.index import EligibilityIndex
 from engine.model.account_state import AccountState
 from engine.model.codes import CODES
-from engine.model.enums import ConnectionState, OrderStatus, OrderType, Side, TradingState
+from engine.model.enums import (
+    ConnectionState,
+    OrderStatus,
+    OrderType,
+    Side,
+    TimeInForce,
+    TradingState,
+)
 from engine.model.identifiers import cl_ord_id
 from engine.model.instrument import Instrument
 from engine.model.order import Order
+from engine.model.position import Levels
 from engine.planner import Plan, Planner, Release
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
@@ -54,9 +62,13 @@ class Desk:
             marks=self.marks,
             states=self.latches,
             instrument_of=lambda _broker, _symbol: self.instrument,
-            supports=lambda _broker, kind, tif: not {kind, tif} & self.unsupported,
+            instrument_if_known=lambda _broker, _symbol: self.instrument,
+            unsupported=self._refusal,
         )
         self.marks.set("AAPL", D(100))
+
+    def _refusal(self, _state: AccountState, kind: OrderType, tif: TimeInForce) -> str:
+        return f"no {kind.value} {tif.value}" if {kind, tif} & self.unsupported else ""
 
     def plan(self, release: Release | None = None, **signal: Any) -> Plan:
         return self.planner.plan(make_signal(**signal), release)
@@ -573,10 +585,71 @@ def test_a_cancel_names_the_working_orders_of_its_strategy_and_symbol():
 def test_new_stops_are_for_open_positions():
     desk = Desk(make_state(), make_state(make_account("B")))
     desk.hold("10")
+    desk.keeper.get("A-1", "AAPL").protect(Levels(D(90), D(120), D(3)))
     plan = desk.plan(action="modify", stop_loss="95")
-    assert plan.stops == ["A-1"]
+    assert plan.stops == {"A-1": Levels(D(95), D(120), D(3))}  # what it does not name stays
     assert codes(plan.skipped) == {"B": "NO_POSITION"}
     assert plan.code == ""
+
+
+@pytest.mark.parametrize(
+    ("held", "fields", "code"),
+    [
+        ("10", {"stop_loss": "100"}, "STOP_SIDE"),
+        ("-10", {"stop_loss": "99"}, "STOP_SIDE"),
+        ("10", {"take_profit": "99.99"}, "TARGET_SIDE"),
+        ("-10", {"take_profit": "100"}, "TARGET_SIDE"),
+    ],
+)
+def test_stops_on_the_wrong_side_of_the_price_are_refused(held, fields, code):
+    desk = Desk()
+    desk.hold(held)
+    plan = desk.plan(action="modify", **fields)
+    assert codes(plan.refused) == {"A-1": code}
+    assert plan.stops == {}
+
+
+@pytest.mark.parametrize(
+    ("action", "fields", "code"),
+    [
+        ("buy", {"stop_loss": "100"}, "STOP_SIDE"),
+        ("sell", {"stop_loss": "99"}, "STOP_SIDE"),
+        ("buy", {"take_profit": "100"}, "TARGET_SIDE"),
+        ("sell", {"take_profit": "101"}, "TARGET_SIDE"),
+        (
+            "buy",
+            {"order_type": OrderType.LIMIT, "limit_price": "98", "stop_loss": "99"},
+            "STOP_SIDE",
+        ),
+    ],
+)
+def test_an_entry_that_its_own_exits_would_close_at_once_is_refused(action, fields, code):
+    assert Desk().plan(action=action, **fields).code == code
+
+
+def test_an_entry_carries_its_exits_and_an_exit_none():
+    desk = Desk()
+    exits = {"stop_loss": "95", "take_profit": "110", "trail_percent": "2"}
+    (entry,) = desk.plan(**exits).orders
+    assert entry.levels == Levels(D(95), D(110), D(2))
+    desk.hold("10")
+    (close,) = desk.plan(action="close", **exits).orders
+    assert not close.levels
+
+
+def test_exits_that_rest_hide_nothing_from_a_close_and_are_no_signal_s_to_cancel():
+    desk = Desk()
+    desk.hold("10")
+    fields = {"side": "sell", "quantity": "10", "reducing": True, "strategy": "breakout"}
+    desk.works("W-1", order_type=OrderType.STOP, stop_price=D(95), leg="stop", parent="E", **fields)
+    desk.works(
+        "W-2", order_type=OrderType.LIMIT, limit_price=D(110), leg="target", parent="E", **fields
+    )
+    assert desk.planner.closable(desk.states["A-1"], "AAPL") == 10
+    assert codes(desk.plan(action="cancel").skipped) == {"A-1": "NO_ORDERS"}
+    desk.works("W-3", source="protective", leg="stop", **fields)
+    assert desk.planner.closable(desk.states["A-1"], "AAPL") == 0
+    assert codes(desk.plan(action="cancel").skipped) == {"A-1": "NO_ORDERS"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from engine.errors import BrokerUnavailable
 from engine.execution import reconciler as module
 from engine.execution.reconciler import MOST_LOOK_UPS, Reconciler
-from engine.model.enums import ExecType, OrderStatus
+from engine.model.enums import ExecType, OrderStatus, OrderType
 from engine.model.messages import ExecutionReport
 from engine.model.order import Order
 from tests.helpers import (
@@ -34,7 +34,15 @@ class Desk:
         self.reports: list[ExecutionReport] = []
         self.absent: list[str] = []
         self.orders: dict[str, Order] = {}
-        self.reconciler = Reconciler(self.clock, self._report, self._absent)
+        self.doubts: list[tuple[str, str]] = []
+        self.stuck: list[tuple[str, str]] = []
+        self.reconciler = Reconciler(
+            self.clock,
+            self._report,
+            self._absent,
+            lambda account, text: self.doubts.append((account, text)),
+            lambda order, text: self.stuck.append((order.cl_ord_id, text)),
+        )
 
     def _report(self, report: ExecutionReport) -> None:
         self.reports.append(report)
@@ -59,6 +67,7 @@ class Desk:
 @pytest.fixture
 async def desk(monkeypatch):
     monkeypatch.setattr(module, "LOOK_UP_AGAIN_S", 0.001)
+    monkeypatch.setattr(module, "LOOK_UP_SLOWLY_S", 0.001)
     made = Desk()
     yield made
     await made.reconciler.stop()
@@ -132,15 +141,97 @@ async def test_a_failed_look_up_is_told_and_tried_again_and_proves_nothing(desk)
     assert desk.absent == ["O-1"]
 
 
-async def test_it_gives_up_after_a_while_and_says_so(desk, caplog):
+async def test_after_a_while_a_person_is_told_once_and_the_broker_is_asked_on(desk):
     desk.session.answers = [BrokerUnavailable("down")]
     order = desk.order()
     desk.reconciler.resolve(order, desk.session)
+    await eventually(lambda: desk.looked_up() >= MOST_LOOK_UPS + 5)
+    ((stuck, text),) = desk.stuck
+    assert stuck == "O-1"
+    assert "resolve_unknown" in text
+    assert (order.status, desk.absent) == (OrderStatus.UNKNOWN, [])
+    desk.session.answers = [make_report(order, ExecType.STATUS, OrderStatus.NEW, order_id="b-1")]
     await desk.done()
-    assert desk.looked_up() == MOST_LOOK_UPS
-    assert order.status is OrderStatus.UNKNOWN
-    assert desk.absent == []
-    assert "order O-1 of A-1 stays unknown" in caplog.text
+    assert order.status is OrderStatus.NEW
+
+
+async def test_a_broker_whose_client_ids_are_labels_never_proves_absence(monkeypatch):
+    monkeypatch.setattr(module, "LOOK_UP_AGAIN_S", 0.001)
+    monkeypatch.setattr(module, "LOOK_UP_SLOWLY_S", 0.001)
+    desk = Desk()
+    desk.session.capabilities = replace(CAPABILITIES, client_id="label")
+    order = desk.order()
+    desk.reconciler.resolve(order, desk.session)
+    await eventually(lambda: desk.looked_up() > MOST_LOOK_UPS)
+    assert (desk.absent, len(desk.stuck)) == ([], 1)
+    desk._report(make_report(order, ExecType.NEW))  # a person's word
+    await desk.done()
+
+
+async def test_three_orders_without_proof_are_too_many_and_told_once(desk):
+    desk.session.answers = [BrokerUnavailable("down")]
+    orders = [desk.order(f"O-{number}") for number in range(3)]
+    for order in orders[:2]:
+        desk.reconciler.resolve(order, desk.session)
+    await eventually(lambda: desk.looked_up() >= 2)
+    desk.clock.advance(10)
+    looked_up = desk.looked_up()
+    await eventually(lambda: desk.looked_up() > looked_up + 4)
+    assert desk.doubts == []  # two may be
+    desk.reconciler.resolve(orders[2], desk.session)
+    await eventually(lambda: "O-2" in desk.session.looked_up)
+    desk.clock.advance(1.9)
+    looked_up = desk.looked_up()
+    await eventually(lambda: desk.looked_up() > looked_up + 6)
+    assert desk.doubts == []  # the third has only just been asked for
+    desk.clock.advance(0.1)
+    await eventually(lambda: desk.doubts)
+    assert desk.doubts == [("A-1", "3 orders have no proven outcome, at most 2 may")]
+    desk.clock.advance(100)
+    looked_up = desk.looked_up()
+    await eventually(lambda: desk.looked_up() > looked_up + 6)
+    assert len(desk.doubts) == 1
+    for order in orders:
+        desk._report(make_report(order, ExecType.NEW))
+    await desk.done()
+    assert (desk.reconciler._since, desk.reconciler._doubted) == ({}, set())
+
+
+async def test_a_minute_without_proof_is_too_long(desk):
+    desk.session.answers = [BrokerUnavailable("down")]
+    desk.reconciler.resolve(desk.order(), desk.session)
+    await eventually(lambda: desk.looked_up() > 1)
+    desk.clock.advance(60)
+    looked_up = desk.looked_up()
+    await eventually(lambda: desk.looked_up() > looked_up + 1)
+    assert desk.doubts == []
+    desk.clock.advance(0.5)
+    await eventually(lambda: desk.doubts)
+    assert desk.doubts == [("A-1", "an order has had no proven outcome for 60 s > 60 s")]
+
+
+async def test_one_look_at_an_order_that_ought_to_have_ended(desk):
+    order = desk.order(status=OrderStatus.PENDING_CANCEL)
+    desk.session.answers = [BrokerUnavailable("no route"), make_report(order, ExecType.CANCELED)]
+    desk.reconciler.ask(order, desk.session)
+    await eventually(lambda: "no route" in order.text)
+    desk.reconciler.ask(order, desk.session)
+    await eventually(lambda: order.status is OrderStatus.CANCELED)
+    await eventually(lambda: not desk.reconciler._asking)
+
+
+async def test_exits_a_broker_made_are_told_when_they_are_listed(desk):
+    told = ExecutionReport("A-1", "L-1", ExecType.STATUS, order_id="b-9", parent="O-1", leg="stop")
+    desk.session.listed = [told]
+    assert await desk.reconciler.reconcile(state_of(), desk.session) == 0
+    assert desk.reports == [told]
+
+
+async def test_a_resting_exit_that_is_gone_is_told(desk):
+    leg = desk.order(status=OrderStatus.NEW)
+    leg.reducing, leg.order_type = True, OrderType.STOP
+    await desk.reconciler.reconcile(state_of(leg), desk.session)
+    assert [name for name, _text in desk.stuck] == ["O-1"]
 
 
 async def test_proof_that_comes_while_the_broker_is_asked_wins(desk):
@@ -250,7 +341,7 @@ async def test_an_order_once_proven_and_now_gone_is_left_to_a_person(desk):
     await desk.reconciler.reconcile(state_of(order), desk.session)
     assert order.status is OrderStatus.PARTIALLY_FILLED
     assert order.text == "the broker no longer lists this order"
-    assert desk.absent == []
+    assert (desk.absent, desk.stuck) == ([], [])
 
 
 async def test_an_order_that_has_not_left_is_none_of_the_broker_s_business(desk):
@@ -259,3 +350,37 @@ async def test_an_order_that_has_not_left_is_none_of_the_broker_s_business(desk)
     assert await desk.reconciler.reconcile(state_of(order), desk.session) == 0
     await desk.done()
     assert (desk.looked_up(), desk.reports) == (0, [])
+
+
+# ---- each was once broken -----------------------------------------------------------------------------------------
+
+
+async def test_an_order_on_its_way_is_never_called_absent(desk):
+    """Its stream bounced while the reply was slow: the reply tells, not a look-up that is too early."""
+    order = desk.order(status=OrderStatus.PENDING_NEW)
+    state = make_state()
+    state.working[order.cl_ord_id] = order
+    await desk.reconciler.reconcile(state, desk.session)
+    assert desk.looked_up() == 0
+    assert not desk.absent
+
+
+async def test_what_was_seen_before_an_order_was_sent_again_is_of_no_account():
+    desk = Desk(settle_s=60)
+    order = desk.order()
+    desk.reconciler.resolve(order, desk.session)
+    await eventually(lambda: desk.looked_up() == 1)
+    order.first_byte_ns = 2  # absent once, then sent again
+    desk.clock.advance(61)
+    await eventually(lambda: desk.looked_up() >= 3, 120)
+    assert not desk.absent
+    await desk.reconciler.stop()
+
+
+async def test_a_new_session_takes_over_the_look_ups_of_the_old_one(desk):
+    order = desk.order()
+    desk.reconciler.resolve(order, desk.session)
+    await eventually(lambda: desk.looked_up() >= 1)
+    successor = ScriptedSession(capabilities=desk.session.capabilities)
+    desk.reconciler.resolve(order, successor)
+    await eventually(lambda: len(successor.looked_up) >= 1)

@@ -5,141 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-from engine.brokers.wire import CONTROL, ORDERS, Exchange, WireHub, WirePool, header
-
-REQUEST = b"POST /v2/orders HTTP/1.1\r\nHost: venue\r\nContent-Length: 2\r\n\r\n{}"
-OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"id":"abc"}'[
-    :-1
-]
-
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-class Probe(Exchange):
-    """Remembers what became of it."""
-
-    __slots__ = ("done", "outcome")
-
-    def __init__(self, send_before_ns: int = 0) -> None:
-        super().__init__(None, send_before_ns)
-        self.done = asyncio.get_running_loop().create_future()
-        self.outcome: tuple[object, ...] = ()
-
-    def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
-        assert not self.done.done(), "told twice"
-        self.done.set_result(("reply", status, raw, body))
-
-    def on_failure(self, left: bool, reason: str) -> None:
-        assert not self.done.done(), "told twice"
-        assert reason
-        self.done.set_result(("failure", left, reason))
-
-
-class Server:
-    """A raw server; ``handler`` is run for each connection."""
-
-    def __init__(self, handler: Handler) -> None:
-        self.handler = handler
-        self.connections = 0
-        self.writers: list[asyncio.StreamWriter] = []
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.port = 0
-
-    async def start(self, context: ssl.SSLContext | None = None) -> None:
-        self.server = await asyncio.start_server(self._client, "127.0.0.1", self.port, ssl=context)
-        self.port = self.server.sockets[0].getsockname()[1]
-
-    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        self.writers.append(writer)
-        task = asyncio.current_task()
-        assert task
-        self.tasks.add(task)
-        try:
-            await self.handler(reader, writer)
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
-        finally:
-            self.tasks.discard(task)
-            writer.close()
-
-    async def stop(self) -> None:
-        self.server.close()
-        for task in list(self.tasks):
-            task.cancel()
-        for writer in self.writers:
-            writer.transport.abort()
-        if self.tasks:
-            await asyncio.wait(self.tasks)
-
-
-async def request(reader: asyncio.StreamReader) -> bytes:
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = int(header(head, "content-length") or 0)
-    return head + (await reader.readexactly(length) if length else b"")
-
-
-def always(reply: bytes, *, close: bool = False) -> Handler:
-    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            await request(reader)
-            writer.write(reply)
-            await writer.drain()
-            if close:
-                return
-
-    return handler
-
-
-@contextlib.asynccontextmanager
-async def wired(
-    handler: Handler,
-    *,
-    timeout_s: float = 5.0,
-    tls: ssl.SSLContext | None = None,
-    **options: object,
-) -> AsyncIterator[tuple[WirePool, Server]]:
-    server = Server(handler)
-    await server.start(tls)
-    hub = WireHub(reply_timeout_s=timeout_s, tls=options.pop("client_tls", None))  # type: ignore[arg-type]
-    pool = WirePool(
-        hub, options.pop("host", "127.0.0.1"), server.port, tls=tls is not None, **options
-    )  # type: ignore[arg-type]
-    await pool.start()
-    try:
-        yield pool, server
-    finally:
-        await pool.stop()
-        left = [task for task in asyncio.all_tasks() if "_Slot" in repr(task.get_coro())]
-        await server.stop()
-        assert left == []
-
-
-async def ask(pool: WirePool, request: bytes = REQUEST, lane=ORDERS) -> tuple[object, ...]:
-    probe = Probe()
-    pool.send(request, probe, lane)
-    return await asyncio.wait_for(probe.done, 10)
-
-
-async def until(fact: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < end, "never became true"
-        await asyncio.sleep(0.005)
+from engine.brokers.wire import CONTROL, WireHub, WirePool, header
+from tests.wire_rig import (
+    CHUNKED,
+    CLOSING,
+    INTERIM,
+    OK,
+    OLD,
+    PLAIN,
+    REQUEST,
+    TO_EOF,
+    Probe,
+    Server,
+    always,
+    ask,
+    request,
+    until,
+    wired,
+)
 
 
 async def test_keeps_one_connection_per_lane_and_stamps_in_order():
@@ -181,17 +70,6 @@ async def test_orders_leave_in_the_order_given_and_a_cancel_does_not_wait():
         assert [got for got in seen if b"POST" in got] == [
             b"POST /%d HTTP/1.1\r\n\r\n" % number for number in range(20)
         ]
-
-
-CHUNKED = (
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b'4;x=y\r\n{"id\r\n7\r\n":"abc"\r\n1\r\n}\r\n0\r\nTrailer: 1\r\n\r\n'
-)
-PLAIN = b'HTTP/1.1 200 OK\r\nX-A: b\r\nContent-Length: 12\r\n\r\n{"id":"abc"}'
-INTERIM = b"HTTP/1.1 100 Continue\r\nRetry-After: 9\r\n\r\nHTTP/1.1 103 Hints\r\nLink: x\r\n\r\n"
-CLOSING = b'HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 12\r\n\r\n{"id":"abc"}'
-TO_EOF = b'HTTP/1.1 200 OK\r\nServer: old\r\n\r\n{"id":"abc"}'
-OLD = b'HTTP/1.0 200 OK\r\nContent-Length: 12\r\n\r\n{"id":"abc"}'
 
 
 @pytest.mark.parametrize("reply", [PLAIN, CHUNKED, INTERIM + PLAIN, CLOSING, TO_EOF, OLD])
@@ -473,68 +351,7 @@ async def test_a_callback_that_raises_is_reported_and_harms_nobody():
     assert isinstance(told[0]["exception"], ZeroDivisionError)
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("tls")
-    key, cert = str(folder / "key.pem"), str(folder / "cert.pem")
-    private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(private.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(private, hashes.SHA256())
-    )
-    Path(cert).write_bytes(signed.public_bytes(serialization.Encoding.PEM))
-    Path(key).write_bytes(
-        private.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return cert, key
-
-
-def server_tls(certificate: tuple[str, str]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
-
-
-async def test_tls_is_verified_and_stamped(certificate):
-    def trusting() -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=certificate[0])
-
-    async with wired(
-        always(PLAIN), tls=server_tls(certificate), client_tls=trusting, host="localhost"
-    ) as (pool, server):
-        for _ in range(5):
-            probe = Probe()
-            pool.send(REQUEST, probe)
-            assert (await probe.done)[:2] == ("reply", 200)
-            assert 0 < probe.first_byte_ns <= probe.last_byte_ns <= probe.reply_ns
-        assert server.connections == 2
-
-    for options in (
-        {},
-        {"client_tls": trusting, "host": "127.0.0.1"},
-    ):  # unknown issuer; other name
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # the server's complaint
-        async with wired(always(PLAIN), tls=server_tls(certificate), **options) as (pool, _):
-            kind, left, reason = await ask(pool)
-            assert (kind, left) == ("failure", False)
-            assert "certificate" in reason
-
-
-def test_the_same_on_uvloop(certificate):
+def test_the_same_on_uvloop():
     uvloop = pytest.importorskip("uvloop")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test_keeps_one_connection_per_lane_and_stamps_in_order())
@@ -545,5 +362,4 @@ def test_the_same_on_uvloop(certificate):
         runner.run(test_connection_refused_is_not_a_byte_left_and_recovers_by_itself())
         runner.run(test_a_window_that_is_full_has_no_last_byte_yet())
         runner.run(test_idle_connections_are_replaced_while_staying_ready())
-        runner.run(test_tls_is_verified_and_stamped(certificate))
         runner.run(test_stop_settles_every_request())

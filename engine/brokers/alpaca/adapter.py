@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace as changed
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from time import monotonic_ns
 from typing import Any
 from urllib.parse import quote
 
 from engine.brokers.alpaca import mapping
 from engine.brokers.alpaca.stream import OrderStream
+from engine.brokers.credentials import check_options, credential
+from engine.brokers.dial import Route
 from engine.brokers.http import BaseUrl, HttpClient, Reply, check_base_url, plain, tls_context
-from engine.brokers.wire import CONTROL, Exchange, WireHub, WirePool
-from engine.errors import (
-    BrokerAuthError,
-    BrokerError,
-    BrokerProtocolError,
-    BrokerRejected,
-    ConfigError,
-)
+from engine.brokers.reading import object_of, read_object, reading, text_of
+from engine.brokers.session import CancelVerdict, WireSession
+from engine.brokers.wire import WireHub
+from engine.errors import BrokerAuthError, BrokerProtocolError, BrokerRejected, ConfigError
 from engine.model.account import Account
-from engine.model.enums import (
-    ConnectionState,
-    ExecType,
-    OrderStatus,
-    OrderType,
-    TimeInForce,
-)
+from engine.model.enums import ExecType, OrderType, TimeInForce
 from engine.model.instrument import Instrument
 from engine.model.messages import Balances, BrokerPosition, ExecutionReport
 from engine.model.order import Order
@@ -44,11 +33,10 @@ CAPABILITIES = Capabilities(
     time_in_force=frozenset(TimeInForce),
     max_orders_per_second=200 / 60,
     burst=200,
+    native_exits=True,
 )
 _HOSTS = {"live": mapping.LIVE_HOST, "paper": mapping.PAPER_HOST}
-_HEADER_SAFE = re.compile(r"[\x21-\x7e]{1,256}", re.ASCII)
 _PAGE = 500
-_START_S = 12.0
 _QUOTE_AGE_S = 0.5
 _ABSENT_AGE_S = 60.0  # how long "no such symbol" is believed
 
@@ -73,7 +61,7 @@ class AlpacaAdapter:
         self.hub = WireHub(reply_timeout_s=reply_timeout_s, tls=tls)
         self.bodies = mapping.OrderBodies()
         self._allow_simulated = allow_simulated
-        self._venues: dict[str, Venue] = {}
+        self._venues: dict[tuple[str, Route | None], Venue] = {}
 
     def session(
         self, account: Account, credentials: dict[str, str], sink: BrokerSink
@@ -83,17 +71,9 @@ class AlpacaAdapter:
         Raises:
             ConfigError: a credential is missing or ``base_url`` is not allowed.
         """
-        for name in ("key_id", "secret"):
-            value = credentials.get(name, "")
-            if not value:
-                raise ConfigError(f"account {account.id}: credential {name} is missing")
-            if not _HEADER_SAFE.fullmatch(value):
-                raise ConfigError(
-                    f"account {account.id}: credential {name} must be 1 to 256 printable ASCII "
-                    "characters without blanks"
-                )
-        base = self._base(account)
-        return AlpacaSession(self, account.id, base, credentials, sink)
+        check_options(account, {})
+        route = Route.of(account.id, account.egress, credentials)
+        return AlpacaSession(self, account, self._base(account), route, credentials, sink)
 
     def _base(self, account: Account) -> BaseUrl:
         own = _HOSTS[account.environment]
@@ -110,11 +90,11 @@ class AlpacaAdapter:
             )
         return base
 
-    def venue(self, base: BaseUrl) -> Venue:
-        """Return what accounts at one address share."""
-        venue = self._venues.get(base.url)
+    def venue(self, base: BaseUrl, route: Route | None) -> Venue:
+        """Return what accounts at one address, by one way out, share."""
+        venue = self._venues.get((base.url, route))
         if venue is None:
-            venue = self._venues[base.url] = Venue(base, self.hub)
+            venue = self._venues[base.url, route] = Venue(base, route, self.hub)
         return venue
 
     async def close(self) -> None:
@@ -128,8 +108,9 @@ class AlpacaAdapter:
 class Venue:
     """What the accounts at one address share: connections for look-ups, instruments, prices."""
 
-    def __init__(self, base: BaseUrl, hub: WireHub) -> None:
-        self.http = HttpClient(base, context=hub.context() if base.tls else None)
+    def __init__(self, base: BaseUrl, route: Route | None, hub: WireHub) -> None:
+        context = hub.context() if base.tls else None
+        self.http = HttpClient(base, context=context, egress=route)
         self.simulated = base.simulated
         if base.simulated:
             self.data = self.http
@@ -137,7 +118,7 @@ class Venue:
             data = check_base_url(
                 "", f"https://{mapping.DATA_HOST}", {mapping.DATA_HOST}, allow_simulated=False
             )
-            self.data = HttpClient(data, context=hub.context())
+            self.data = HttpClient(data, context=context, egress=route)
         self.instruments: dict[str, Instrument] = {}
         self.absent: dict[str, float] = {}
         self.locks: dict[str, asyncio.Lock] = {}
@@ -150,28 +131,34 @@ class Venue:
             await self.data.close()
 
 
-class AlpacaSession:
-    """One account at Alpaca; see ``engine.ports.BrokerSession``."""
-
-    capabilities = CAPABILITIES
+class AlpacaSession(WireSession):
+    """One account at Alpaca."""
 
     def __init__(
         self,
         adapter: AlpacaAdapter,
-        account_id: str,
+        account: Account,
         base: BaseUrl,
+        route: Route | None,
         credentials: Mapping[str, str],
         sink: BrokerSink,
     ) -> None:
-        self.account_id = account_id
-        self.state = ConnectionState.DISCONNECTED
-        self.waiting: dict[str, Order] = {}  # sent, no reply yet
+        key_id = credential(account.id, credentials, "key_id", "api_key")
+        secret = credential(account.id, credentials, "secret", "api_secret")
+        super().__init__(
+            account,
+            CAPABILITIES,
+            sink,
+            adapter.hub,
+            base,
+            secrets=(secret, key_id),
+            order_connections=adapter.order_connections,
+            idle_s=adapter.idle_s,
+            egress=route,
+        )
+        self._route = route
         self._adapter = adapter
-        self._base = base
-        self._sink = sink
         self._bodies = adapter.bodies
-        key_id, secret = credentials["key_id"], credentials["secret"]
-        self._secrets = (secret, key_id)
         self._headers = {"APCA-API-KEY-ID": key_id, "APCA-API-SECRET-KEY": secret}
         self._tail = (
             f" HTTP/1.1\r\nHost: {base.authority}\r\nUser-Agent: volley\r\n"
@@ -180,249 +167,144 @@ class AlpacaSession:
         self._head = (
             f"POST /v2/orders{self._tail}Content-Type: application/json\r\nContent-Length: "
         )
-        self.wire = WirePool(
-            adapter.hub,
-            base.host,
-            base.port,
-            tls=base.tls,
-            orders=adapter.order_connections,
-            idle_s=adapter.idle_s,
-            on_change=self._wire_changed,
-        )
+        self.wire.probe = f"GET /v2/clock{self._tail}\r\n".encode("ascii")
         self._stream = OrderStream(
             base.websocket + "/stream",
-            account_id,
+            account.id,
             key_id,
             secret,
             context=adapter.hub.context if base.tls else None,
-            on_report=self._streamed,
-            on_state=self._stream_changed,
+            egress=route,
+            on_report=self.streamed,
+            on_state=self.stream_changed,
             on_refused=self.refuse_credentials,
         )
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._settled = asyncio.Event()  # the stream's first attempt is over
-        self._running = False
-        self._stream_up = False
-        self._stream_reason = "the order stream is not connected"
-        self._refused = ""
-        self._verifying = False
 
-    # Life
-
-    async def start(self) -> None:
-        """Connect, check the credentials, warm the wire and follow the order stream."""
-        self._refused = ""
-        self._stream_up = False
-        self._settled.clear()
-        self._set(ConnectionState.CONNECTING, "connecting")
-        await asyncio.gather(self.wire.start(), self._check_credentials())
-        if not self._refused:
-            self._hold(self._stream.run())
-            try:
-                await asyncio.wait_for(self._settled.wait(), _START_S)
-            except TimeoutError:
-                self._stream_reason = "the order stream does not answer"
-        self._running = True
-        self._refresh()
-
-    async def stop(self) -> None:
-        """Close every connection; afterwards nothing is left running."""
-        self._running = False
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.wire.stop()
-        self._set(ConnectionState.DISCONNECTED, "stopped")
-
-    def ready(self) -> bool:
-        """Say whether ``submit`` would write at once."""
-        return not self._refused and self.wire.ready()
-
-    def _hold(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    # State
-
-    def _wire_changed(self, up: bool, reason: str) -> None:
-        del up, reason
-        self._refresh()
-
-    def _stream_changed(self, up: bool, reason: str) -> None:
-        self._stream_up, self._stream_reason = up, reason
-        self._settled.set()
-        self._refresh()
-
-    def refuse_credentials(self, reason: str) -> None:
-        """Note that the broker refuses these credentials; nothing is sent until a new start."""
-        self._refused = reason
-        self._settled.set()
-        self._refresh()
-
-    def _refresh(self) -> None:
-        if not self._running:
-            return
-        if self._refused:
-            self._set(ConnectionState.ERROR, self._refused)
-        elif not self.wire.up:
-            self._set(ConnectionState.DISCONNECTED, self.wire.reason)
-        elif not self._stream_up:
-            self._set(ConnectionState.DEGRADED, self._stream_reason)
-        else:
-            self._set(ConnectionState.CONNECTED, "connected")
-
-    def _set(self, state: ConnectionState, text: str) -> None:
-        if state is not self.state:
-            self.state = state
-            self._sink.on_connection(self.account_id, state, plain(text, self._secrets))
-
-    def verify(self) -> None:
-        """Ask the broker whether the credentials still hold, after a refusal that may mean them."""
-        if not self._verifying and self._running:
-            self._verifying = True
-            self._hold(self._check_credentials())
-
-    async def _check_credentials(self) -> None:
-        try:
-            await self.balances()
-        except BrokerAuthError as error:
-            self.refuse_credentials(str(error))
-        except BrokerError:
-            pass  # says nothing about the credentials
-        finally:
-            self._verifying = False
+    async def follow(self) -> None:
+        """Follow ``trade_updates``."""
+        await self._stream.run()
 
     # Orders
 
-    def submit(self, order: Order) -> None:
-        """Send a new order."""
-        if self._refused:
-            self._report_soon(order.cl_ord_id, ExecType.UNSENT, None, self._refused)
-            return
+    def new_order_request(self, order: Order) -> bytes:
+        """Write ``POST /v2/orders``."""
         body = self._bodies.write(order)
-        self.waiting[order.cl_ord_id] = order
-        self.wire.send(
-            f"{self._head}{len(body)}\r\n\r\n{body}".encode("ascii"), _Submission(self, order)
-        )
+        return f"{self._head}{len(body)}\r\n\r\n{body}".encode("ascii")
 
-    def cancel(self, order: Order) -> None:
-        """Ask to cancel a working order."""
-        if order.order_id:
-            self.wire.send(
-                f"DELETE {mapping.order_path(order.order_id)}{self._tail}\r\n".encode("ascii"),
-                _Cancellation(self, order),
-                CONTROL,
-            )
-        else:
-            self._hold(self._cancel_by_client_id(order))
-
-    def replace(self, order: Order, replacement: Order) -> None:
-        """Ask to put ``replacement`` in the place of ``order``."""
+    def cancel_request(self, order: Order) -> bytes | None:
+        """Write ``DELETE /v2/orders/{id}``."""
         if not order.order_id:
-            self._report_soon(
-                replacement.cl_ord_id,
-                ExecType.REJECTED,
-                OrderStatus.REJECTED,
-                "not sent: the broker's id of the order to replace is not known yet",
-            )
-            return
+            return None
+        return f"DELETE {mapping.order_path(order.order_id)}{self._tail}\r\n".encode("ascii")
+
+    def replace_request(self, order: Order, replacement: Order) -> bytes | None:
+        """Write ``PATCH /v2/orders/{id}``."""
+        if not order.order_id:
+            return None
         body = mapping.replace_body(replacement)
-        path = mapping.order_path(order.order_id)
         head = (
-            f"PATCH {path}{self._tail}Content-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
+            f"PATCH {mapping.order_path(order.order_id)}{self._tail}"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        self.wire.send(head.encode("ascii") + body, _Replacement(self, order, replacement), CONTROL)
+        return head.encode("ascii") + body
 
-    async def _cancel_by_client_id(self, order: Order) -> None:
-        """Find the broker's id first; an order on its way has the settling time to appear."""
-        deadline = time.monotonic() + CAPABILITIES.settle_s
-        text = "the broker does not have this order"
-        while not order.order_id:
-            try:
-                report = await self.find(order.cl_ord_id)
-            except BrokerError as error:
-                report, text = None, f"cannot be looked up: {error}"
-            if report is not None:
-                self.deliver(report)
-                order.order_id = order.order_id or report.order_id
-            elif time.monotonic() > deadline:
-                self.report(order.cl_ord_id, ExecType.CANCEL_REJECTED, None, text)
-                return
-            else:
-                await asyncio.sleep(0.25)
-        if order.status.working:
-            self.cancel(order)
+    def works_exits(self, order: Order) -> bool:
+        """Say whether Alpaca takes this entry's exits along."""
+        return mapping.works_exits(order)
 
-    def look_up_later(self, order: Order) -> None:
-        """Find out what became of a cancel without an answer."""
-        if self._running:
-            self._hold(self._look_up(order))
+    def judge_new(
+        self, order: Order, status: int, raw: bytes, body: bytes
+    ) -> Sequence[ExecutionReport]:
+        """Say what a reply to a new order proves."""
+        report = mapping.submit_report(self.account_id, order.cl_ord_id, status, body, raw)
+        if order.stop_loss is None and order.take_profit is None:
+            return (report,)
+        return (report, *self._legs(order.cl_ord_id, body))
 
-    async def _look_up(self, order: Order) -> None:
-        await asyncio.sleep(CAPABILITIES.settle_s)
+    def _legs(self, entry: str, body: bytes) -> list[ExecutionReport]:
         try:
-            report = await self.find(order.cl_ord_id)
-        except BrokerError as error:
-            self.report(order.cl_ord_id, ExecType.CANCEL_REJECTED, None, f"no proof: {error}")
-            return
-        if report is None:
-            return
-        self.deliver(report)
-        if report.status is not None and report.status.working:
-            self.report(order.cl_ord_id, ExecType.CANCEL_REJECTED, None, "it is still working")
+            return mapping.leg_reports(self.account_id, entry, read_object(body))
+        except BrokerProtocolError:
+            return []  # reconciliation finds them: the entry itself is proven
 
-    # Reports
+    def judge_cancel(self, order: Order, status: int, raw: bytes, body: bytes) -> CancelVerdict:
+        """Say what a reply to a cancel proves: 204 is a promise, the stream tells the end."""
+        if 200 <= status < 300:
+            return CancelVerdict("pending")
+        if status >= 500:
+            return CancelVerdict("unknown", f"HTTP {status}")
+        return CancelVerdict("refused", mapping.error_text(status, body))
 
-    def deliver(self, report: ExecutionReport) -> None:
-        """Pass a report on."""
-        if report.text:
-            report = changed(report, text=plain(report.text, self._secrets))
-        self._sink.on_report(report)
+    def judge_replace(
+        self, order: Order, replacement: Order, status: int, raw: bytes, body: bytes
+    ) -> Sequence[ExecutionReport]:
+        """Say what a reply to a replacement proves; Alpaca gives it a new id."""
+        report = mapping.submit_report(self.account_id, replacement.cl_ord_id, status, body, raw)
+        if report.exec_type is not ExecType.REJECTED:
+            report.replaces = order.order_id
+        return (report,)
 
-    def report(
-        self, cl_ord_id: str, exec_type: ExecType, status: OrderStatus | None, text: str
-    ) -> None:
-        """Make and pass on a report of our own."""
-        self.deliver(ExecutionReport(self.account_id, cl_ord_id, exec_type, status, text=text))
+    def credentials_doubtful(self, status: int, body: bytes) -> bool:
+        """Say whether a refusal may be about the credentials."""
+        return mapping.credentials_doubtful(status, body)
 
-    def _report_soon(
-        self, cl_ord_id: str, exec_type: ExecType, status: OrderStatus | None, text: str
-    ) -> None:
-        # Never from inside submit: the caller may be in the middle of a fan-out.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self.report, cl_ord_id, exec_type, status, text)
-
-    def _streamed(self, report: ExecutionReport) -> None:
-        order = self.waiting.get(report.cl_ord_id)
-        if order is not None and not order.acked_ns:
-            order.acked_ns = monotonic_ns()
-        self.deliver(report)
+    def usage(self, status: int, raw: bytes) -> tuple[int, int, float] | None:
+        """Return what ``X-RateLimit-*`` says; documented for the Broker API, read where it is sent."""
+        del status
+        return mapping.usage(raw) if b"imit-" in raw else None
 
     # Look-ups
 
-    async def find(self, cl_ord_id: str) -> ExecutionReport | None:
-        """Look an order up by client id; ``None`` is the broker's word that it has none."""
-        reply = await self._ask("/v2/orders:by_client_order_id", {"client_order_id": cl_ord_id})
+    async def find(
+        self, cl_ord_id: str, symbol: str = "", order_id: str = ""
+    ) -> ExecutionReport | None:
+        """Look an order up by client id, an exit (to which Alpaca gives an id of its own) by the broker's."""
+        if order_id:
+            reply = await self._ask(mapping.order_path(order_id), {"nested": "true"})
+        else:
+            reply = await self._ask(
+                "/v2/orders:by_client_order_id", {"client_order_id": cl_ord_id, "nested": "true"}
+            )
         if reply is None:
             return None
-        return mapping.status_report(self.account_id, reply.body)
+        report = mapping.status_report(self.account_id, reply.body)
+        for leg in mapping.leg_reports(self.account_id, report.cl_ord_id, reply.body):
+            self.deliver(leg)
+        return report
+
+    async def market_open(self, symbol: str) -> bool | None:
+        """Say whether the exchange is open by Alpaca's clock; crypto always is."""
+        if "/" in symbol:
+            return True
+        reply = await self._get("/v2/clock")
+        said = reply.body.get("is_open") if isinstance(reply.body, dict) else None
+        return said if isinstance(said, bool) else None
 
     async def open_orders(self) -> list[ExecutionReport]:
-        """List working orders, ours and others'."""
-        found: dict[str, ExecutionReport] = {}
-        params = {"status": "open", "limit": str(_PAGE), "direction": "asc", "nested": "false"}
+        """List working orders, ours and others'; exits of our entries that still work as theirs."""
+        told = await self._list_open("false")
+        found = {key: mapping.status_report(self.account_id, one) for key, one in told.items()}
+        if any(mapping.may_have_legs(one) for one in told.values()):
+            for one in (await self._list_open("true")).values():
+                entry = str(one.get("client_order_id"))
+                legs = mapping.leg_reports(self.account_id, entry, one)
+                for leg in legs if mapping.may_have_legs(one) else ():
+                    if leg.status is not None and leg.status.working:
+                        found[leg.order_id] = leg
+        return list(found.values())
+
+    async def _list_open(self, nested: str) -> dict[str, dict[str, Any]]:
+        """Read every page of the open orders, by Alpaca's id."""
+        found: dict[str, dict[str, Any]] = {}
+        params = {"status": "open", "limit": str(_PAGE), "direction": "asc", "nested": nested}
         while True:
             reply = await self._get("/v2/orders", params)
-            page: list[Any] = reply.body if isinstance(reply.body, list) else [None]
-            known = len(found)
-            for order in page:
-                report = mapping.status_report(self.account_id, order)
-                found[report.order_id] = report
+            with reading(self.account_id, "the open orders"):
+                page = [object_of(one) for one in reply.body]
+                known = len(found)
+                found |= {text_of(one["id"], "id"): one for one in page}
             if len(page) < _PAGE or len(found) == known:
-                return list(found.values())
+                return found
             params["after"] = str(page[-1].get("submitted_at"))
 
     async def positions(self) -> list[BrokerPosition]:
@@ -437,7 +319,7 @@ class AlpacaSession:
 
     async def instrument(self, symbol: str) -> Instrument | None:
         """Read what a symbol is, once for all accounts; ``None``: Alpaca has no such symbol."""
-        venue = self._adapter.venue(self._base)
+        venue = self._adapter.venue(self.base, self._route)
         lock = venue.locks.setdefault(symbol, asyncio.Lock())
         async with lock:
             known = venue.instruments.get(symbol)
@@ -455,7 +337,7 @@ class AlpacaSession:
 
     async def quotes(self, symbols: Sequence[str]) -> dict[str, Decimal]:
         """Read the last trades of those of ``symbols`` Alpaca quotes."""
-        venue = self._adapter.venue(self._base)
+        venue = self._adapter.venue(self.base, self._route)
         now = time.monotonic()
         wanted = [s for s in symbols if now - venue.quotes.get(s, (-1.0, 0))[0] > _QUOTE_AGE_S]
         pairs = [s for s in wanted if "/" in s and not venue.simulated]
@@ -489,7 +371,7 @@ class AlpacaSession:
         self, path: str, params: Mapping[str, str] | None = None, client: HttpClient | None = None
     ) -> Reply | None:
         """Read; ``None`` is the broker's own "not found"."""
-        client = client or self._adapter.venue(self._base).http
+        client = client or self._adapter.venue(self.base, self._route).http
         reply = await client.get(self.account_id, path, headers=self._headers, params=params)
         if 200 <= reply.status < 300:
             return reply
@@ -504,112 +386,3 @@ class AlpacaSession:
         if 400 <= reply.status < 500 and isinstance(reply.body, dict):
             raise BrokerRejected(text, account=self.account_id)
         raise BrokerProtocolError(text, account=self.account_id)
-
-
-class _Submission(Exchange):
-    """A new order on its way."""
-
-    __slots__ = ("order", "session")
-
-    def __init__(self, session: AlpacaSession, order: Order) -> None:
-        # All of Exchange's slots, without its call: one of these is made for every order.
-        self.first_byte_ns = self.last_byte_ns = self.reply_ns = 0
-        self.send_before_ns = order.send_before_ns
-        self.stamps = self.order = order
-        self.session = session
-
-    def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
-        session, order = self.session, self.order
-        session.waiting.pop(order.cl_ord_id, None)
-        if not order.acked_ns:
-            order.acked_ns = self.reply_ns
-        session.deliver(
-            mapping.submit_report(session.account_id, order.cl_ord_id, status, body, raw)
-        )
-        if status >= 400 and mapping.credentials_doubtful(status, body):
-            session.verify()
-
-    def on_failure(self, left: bool, reason: str) -> None:
-        session, order = self.session, self.order
-        session.waiting.pop(order.cl_ord_id, None)
-        if left:
-            session.deliver(mapping.unknown(session.account_id, order.cl_ord_id, reason))
-        else:
-            session.report(order.cl_ord_id, ExecType.UNSENT, None, reason)
-
-
-class _Cancellation(Exchange):
-    """A cancel on its way; the order's own stamps stay as they are."""
-
-    __slots__ = ("order", "session")
-
-    def __init__(self, session: AlpacaSession, order: Order) -> None:
-        super().__init__()
-        self.session = session
-        self.order = order
-
-    def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
-        if 200 <= status < 300:
-            self._pending("")
-        elif status >= 500:
-            self._pending(f"the outcome of the cancel is unknown (HTTP {status})")
-            self.session.look_up_later(self.order)
-        else:
-            self._refused(mapping.error_text(status, body))
-            if mapping.credentials_doubtful(status, body):
-                self.session.verify()
-
-    def on_failure(self, left: bool, reason: str) -> None:
-        if left:
-            self._pending(f"the outcome of the cancel is unknown: {reason}")
-            self.session.look_up_later(self.order)
-        else:
-            self._refused(f"the cancel was not sent: {reason}")
-
-    def _pending(self, text: str) -> None:
-        self.session.report(
-            self.order.cl_ord_id, ExecType.PENDING_CANCEL, OrderStatus.PENDING_CANCEL, text
-        )
-
-    def _refused(self, text: str) -> None:
-        self.session.report(self.order.cl_ord_id, ExecType.CANCEL_REJECTED, None, text)
-
-
-class _Replacement(Exchange):
-    """A replacement on its way. It is never told as unsent: it must not be sent as a new order."""
-
-    __slots__ = ("order", "replacement", "session")
-
-    def __init__(self, session: AlpacaSession, order: Order, replacement: Order) -> None:
-        super().__init__(replacement, replacement.send_before_ns)
-        self.session = session
-        self.order = order
-        self.replacement = replacement
-
-    def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
-        session, replacement = self.session, self.replacement
-        if not replacement.acked_ns:
-            replacement.acked_ns = self.reply_ns
-        report = mapping.submit_report(session.account_id, replacement.cl_ord_id, status, body, raw)
-        if report.exec_type is ExecType.REJECTED:
-            self._refused(report.text)
-        else:
-            session.deliver(changed(report, replaces=self.order.order_id))
-        if status >= 400 and mapping.credentials_doubtful(status, body):
-            session.verify()
-
-    def on_failure(self, left: bool, reason: str) -> None:
-        if left:
-            self.session.deliver(
-                mapping.unknown(self.session.account_id, self.replacement.cl_ord_id, reason)
-            )
-        else:
-            self._refused(f"not sent: {reason}")
-
-    def _refused(self, text: str) -> None:
-        """The replacement never existed, and the order it was for goes on."""
-        session = self.session
-        session.report(self.replacement.cl_ord_id, ExecType.REJECTED, OrderStatus.REJECTED, text)
-        session.report(
-            self.order.cl_ord_id, ExecType.CANCEL_REJECTED, None, f"not replaced: {text}"
-        )

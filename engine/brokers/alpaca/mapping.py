@@ -7,19 +7,32 @@ taken for "no proof": the order is then looked up by its client id.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime
-from decimal import Decimal, DecimalException
+import time
+from collections.abc import Collection, Mapping
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
 import orjson
 
 from engine.brokers.http import plain, read_json
+from engine.brokers.reading import (
+    UNREADABLE,
+    InexactError,
+    moment,
+    number,
+    object_of,
+    optional_number,
+    read_object,
+    reading,
+    rejected,
+    text_of,
+    unknown,
+    unreadable,
+)
 from engine.brokers.wire import header
-from engine.errors import BrokerProtocolError
 from engine.model.enums import ExecType, OrderStatus, OrderType, Side, TimeInForce
+from engine.model.identifiers import STOP_LEG, TARGET_LEG, exit_leg_id
 from engine.model.instrument import Instrument
 from engine.model.messages import Balances, BrokerPosition, ExecutionReport
 from engine.model.numbers import ZERO, to_text
@@ -30,7 +43,6 @@ PAPER_HOST = "paper-api.alpaca.markets"
 DATA_HOST = "data.alpaca.markets"
 
 _NOT_FOUND = 40410000
-_BIGGEST = Decimal(10) ** 18
 # Alpaca's order status → why we report it, and ours. Working states it tells apart and we do not:
 # new.
 _STATUS: dict[str, tuple[ExecType, OrderStatus]] = {
@@ -67,6 +79,10 @@ _EVENT: dict[str, ExecType] = {
 # not say
 # that nothing was placed. Not 408, 409 and above 499.
 _REFUSALS = frozenset({400, 401, 403, 404, 422})
+_BRACKET_TIF = frozenset({TimeInForce.DAY, TimeInForce.GTC})
+_BRACKET_TYPES = frozenset({OrderType.MARKET, OrderType.LIMIT})
+_WITH_EXITS = frozenset({"bracket", "oto"})
+_OURS = re.compile(r"[A-Z2-7]{20}", re.ASCII)
 _SAFE_ID = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 
 
@@ -76,10 +92,24 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 class OrderBodies:
     """Writes order bodies; remembers the part that all orders of one signal share."""
 
-    __slots__ = ("_limit", "_part", "_side", "_stop", "_symbol", "_tif", "_type")
+    __slots__ = (
+        "_limit",
+        "_loss",
+        "_part",
+        "_profit",
+        "_side",
+        "_stop",
+        "_symbol",
+        "_tail",
+        "_tif",
+        "_type",
+    )
 
     def __init__(self) -> None:
         self._part = ""
+        self._tail = ""
+        self._loss: Decimal | None = None
+        self._profit: Decimal | None = None
         self._symbol: str | None = None
         self._side: Side | None = None
         self._type: OrderType | None = None
@@ -98,9 +128,14 @@ class OrderBodies:
             and order.order_type is self._type
             and order.time_in_force is self._tif
             and order.stop_price is self._stop
+            and order.stop_loss is self._loss
+            and order.take_profit is self._profit
         ):
             self._remember(order)
-        return f'{self._part}{to_text(order.order_qty)}","client_order_id":"{order.cl_ord_id}"}}'
+        plain_order = (
+            f'{self._part}{to_text(order.order_qty)}","client_order_id":"{order.cl_ord_id}"'
+        )
+        return plain_order + (self._tail if self._tail and works_exits(order) else "}")
 
     def _remember(self, order: Order) -> None:
         self._symbol, self._side, self._type = order.symbol, order.side, order.order_type
@@ -109,12 +144,42 @@ class OrderBodies:
             order.limit_price,
             order.stop_price,
         )
+        self._loss, self._profit = order.stop_loss, order.take_profit
+        self._tail = _exits(self._loss, self._profit)
         limit = f'"limit_price":"{to_text(self._limit)}",' if self._limit is not None else ""
         stop = f'"stop_price":"{to_text(self._stop)}",' if self._stop is not None else ""
         self._part = (
             f'{{"symbol":"{self._symbol}","side":"{self._side.value}","type":"{self._type.value}",'
             f'"time_in_force":"{self._tif.value}",{limit}{stop}"qty":"'
         )
+
+
+def _exits(stop_loss: Decimal | None, take_profit: Decimal | None) -> str:
+    """Write the end of a body that carries exits, ``""`` when there are none."""
+    loss = f',"stop_loss":{{"stop_price":"{to_text(stop_loss)}"}}' if stop_loss else ""
+    profit = f',"take_profit":{{"limit_price":"{to_text(take_profit)}"}}' if take_profit else ""
+    if not (loss or profit):
+        return ""
+    kind = "bracket" if loss and profit else "oto"
+    return f',"order_class":"{kind}"{profit}{loss}}}'
+
+
+def works_exits(order: Order) -> bool:
+    """Say whether Alpaca takes this entry's exits along (``order_class`` bracket or oto).
+
+    Its rules: day or gtc, whole shares of an equity, the entry a market or limit order; a trailing exit
+    only as an order of its own (https://docs.alpaca.markets, Orders at Alpaca).
+    """
+    return (
+        not order.reducing
+        and not order.alone
+        and order.trail_percent is None
+        and (order.stop_loss is not None or order.take_profit is not None)
+        and order.time_in_force in _BRACKET_TIF
+        and order.order_type in _BRACKET_TYPES
+        and "/" not in order.symbol
+        and order.order_qty == order.order_qty.to_integral_value()
+    )
 
 
 def replace_body(replacement: Order) -> bytes:
@@ -139,62 +204,17 @@ def order_path(order_id: str) -> str:
 # Replies
 
 
-def read_object(body: bytes) -> dict[str, Any] | None:
-    """Read a JSON object fast, ``None`` if it is none; bare fractions become floats."""
-    try:
-        found = orjson.loads(body)
-    except ValueError:
-        return None
-    return found if type(found) is dict else None
-
-
-class _InexactError(ValueError):
-    """A number came without quotes; the object must be read again, exactly."""
-
-
-def _number(value: object, name: str) -> Decimal:
-    """Read a number: text, int or Decimal.
-
-    Raises:
-        TypeError: not a number at all.
-        ValueError: not a finite number of reasonable size.
-    """
-    if type(value) is float:
-        raise _InexactError(name)
-    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
-        raise TypeError(f"{name} is no number")
-    try:
-        number = Decimal(value)
-    except DecimalException:
-        raise ValueError(f"{name} is no number") from None
-    if not number.is_finite() or abs(number) >= _BIGGEST:
-        raise ValueError(f"{name} is out of range")
-    return number
-
-
-def _optional(order: Mapping[str, Any], name: str) -> Decimal | None:
-    value = order.get(name)
-    return None if value is None else _number(value, name)
-
-
 def _totals(order: Mapping[str, Any]) -> tuple[Decimal | None, Decimal | None]:
     filled = order.get("filled_qty")
     if filled == "0" or filled is None:
         return (ZERO if filled else None), None
-    quantity = _number(filled, "filled_qty")
+    quantity = number(filled, "filled_qty")
     if quantity < 0:
         raise ValueError("filled_qty is negative")
-    return quantity, _optional(order, "filled_avg_price")
-
-
-def _moment(text: object) -> datetime | None:
-    if not isinstance(text, str):
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else None
+    average = optional_number(order, "filled_avg_price")
+    if average is not None and average < 0:
+        raise ValueError("filled_avg_price is negative")
+    return quantity, average
 
 
 def submit_report(
@@ -211,13 +231,8 @@ def submit_report(
     if status == 422 and "client_order_id" in message and "unique" in message:
         # The broker has this id: very likely our own first try. The look-up tells.
         return unknown(account, cl_ord_id, f"the broker has this id already: {message}")
-    return ExecutionReport(
-        account,
-        cl_ord_id,
-        ExecType.REJECTED,
-        OrderStatus.REJECTED,
-        text=message or f"refused (HTTP {status}, code {plain(reply.get('code'))})",
-    )
+    words = message or f"refused (HTTP {status}, code {plain(reply.get('code'))})"
+    return rejected(account, cl_ord_id, words)
 
 
 def _throttled(raw: bytes) -> str:
@@ -236,14 +251,14 @@ def _placed(account: str, cl_ord_id: str, reply: dict[str, Any], body: bytes) ->
     order_id = reply["id"]
     if type(order_id) is not str or not order_id:
         return unknown(account, cl_ord_id, "the reply has no order id")
-    exec_type, status = _STATUS.get(reply.get("status", ""), (ExecType.NEW, OrderStatus.NEW))
     try:
+        exec_type, status = _STATUS.get(reply.get("status", ""), (ExecType.NEW, OrderStatus.NEW))
         cum_qty, avg_px = _totals(reply)
-    except _InexactError:
+    except InexactError:
         return _placed(account, cl_ord_id, read_json(body), body)
     except (ValueError, TypeError) as error:
         return unknown(account, cl_ord_id, f"the reply cannot be read: {error}")
-    moment = reply.get("filled_at") or reply.get("updated_at") or reply.get("submitted_at")
+    at = reply.get("filled_at") or reply.get("updated_at") or reply.get("submitted_at")
     return ExecutionReport(
         account,
         cl_ord_id,
@@ -252,13 +267,8 @@ def _placed(account: str, cl_ord_id: str, reply: dict[str, Any], body: bytes) ->
         order_id,
         cum_qty=cum_qty,
         avg_px=avg_px,
-        transact_time=_moment(moment),
+        transact_time=moment(at),
     )
-
-
-def unknown(account: str, cl_ord_id: str, text: str) -> ExecutionReport:
-    """Return the report of bytes that left without proof of what became of them."""
-    return ExecutionReport(account, cl_ord_id, ExecType.UNKNOWN, OrderStatus.UNKNOWN, text=text)
 
 
 def error_text(status: int, body: bytes) -> str:
@@ -267,28 +277,42 @@ def error_text(status: int, body: bytes) -> str:
     return plain(reply.get("message", "")) or f"HTTP {status}"
 
 
+def usage(raw: bytes) -> tuple[int, int, float] | None:
+    """Read ``X-RateLimit-Limit``, ``-Remaining`` and ``-Reset`` (epoch seconds) of a reply."""
+    told = [header(raw, f"x-ratelimit-{name}") for name in ("limit", "remaining", "reset")]
+    if not all(text.isascii() and text.isdigit() and len(text) < 12 for text in told):
+        return None
+    limit, remaining, reset = map(int, told)
+    return limit - remaining, limit, max(0.0, reset - time.time())
+
+
 def credentials_doubtful(status: int, body: bytes) -> bool:
     """Say whether a refusal may be about the credentials and not about the order."""
     return status == 401 or (status == 403 and "code" not in (read_object(body) or {"code": 0}))
 
 
-@contextmanager
-def _reading(account: str, what: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, KeyError, TypeError) as error:
-        raise BrokerProtocolError(
-            f"account {account}: {what} cannot be read: {plain(error)}", account=account
-        ) from None
-
-
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError("no object")
-    return value
-
-
 # Orders as the broker tells them: look-ups, lists and the stream
+
+
+def leg_reports(account: str, entry: str, order: Mapping[str, Any] | None) -> list[ExecutionReport]:
+    """Return a report for every exit Alpaca made along with ``entry``; raises ``BrokerProtocolError``."""
+    legs = order.get("legs") if order else None
+    if not isinstance(legs, list):
+        return []
+    found = []
+    for told in legs:
+        report = status_report(account, told)
+        leg = TARGET_LEG if report.order_type is OrderType.LIMIT else STOP_LEG
+        report.cl_ord_id, report.parent, report.leg = exit_leg_id(entry, leg), entry, leg
+        found.append(report)
+    return found
+
+
+def may_have_legs(order: Mapping[str, Any]) -> bool:
+    """Say whether a listed order is an entry of ours that took exits along; a flat list does not link them."""
+    return str(order.get("order_class")) in _WITH_EXITS and bool(
+        _OURS.fullmatch(str(order.get("client_order_id")))
+    )
 
 
 def status_report(account: str, order: object) -> ExecutionReport:
@@ -297,7 +321,7 @@ def status_report(account: str, order: object) -> ExecutionReport:
     Raises:
         BrokerProtocolError: it cannot be read.
     """
-    with _reading(account, "an order of the broker's"):
+    with reading(account, "an order of the broker's"):
         return _told(account, order, ExecType.STATUS, {})
 
 
@@ -307,20 +331,22 @@ def stream_report(account: str, data: object) -> ExecutionReport:
     Raises:
         BrokerProtocolError: it cannot be read.
     """
-    with _reading(account, "an event of the order stream"):
-        event = _object(data)
+    try:
+        event = object_of(data)
         exec_type = _EVENT.get(str(event.get("event")), ExecType.STATUS)
         return _told(account, event.get("order"), exec_type, event)
+    except UNREADABLE as error:
+        raise unreadable(account, "an event of the order stream", error) from None
 
 
 def _told(
     account: str, told: object, exec_type: ExecType, event: Mapping[str, Any]
 ) -> ExecutionReport:
-    order = _object(told)
+    order = object_of(told)
     last_qty = last_px = ZERO
     exec_id = ""
     if exec_type is ExecType.TRADE:
-        last_qty, last_px = _number(event["qty"], "qty"), _number(event["price"], "price")
+        last_qty, last_px = number(event["qty"], "qty"), number(event["price"], "price")
         exec_id = str(event.get("execution_id") or "")
         if last_qty <= 0 or last_px <= 0:
             raise ValueError("a fill without quantity or price")
@@ -333,24 +359,24 @@ def _told(
     kind = order.get("type") or order.get("order_type")
     return ExecutionReport(
         account,
-        _text(order["client_order_id"], "client_order_id"),
+        text_of(order["client_order_id"], "client_order_id"),
         exec_type,
         status,
-        _text(order["id"], "id"),
+        text_of(order["id"], "id"),
         exec_id,
         last_qty,
         last_px,
         cum_qty,
         avg_px,
         _event_text(event),
-        _moment(event.get("timestamp") or order.get("updated_at")),
+        moment(event.get("timestamp") or order.get("updated_at")),
         symbol=str(order.get("symbol") or ""),
         side=_SIDES.get(str(order.get("side"))),
         order_type=_TYPES.get(str(kind)),
         time_in_force=_TIFS.get(str(order.get("time_in_force"))),
-        order_qty=_optional(order, "qty"),
-        limit_price=_optional(order, "limit_price"),
-        stop_price=_optional(order, "stop_price"),
+        order_qty=optional_number(order, "qty"),
+        limit_price=optional_number(order, "limit_price"),
+        stop_price=optional_number(order, "stop_price"),
         replaces=str(order.get("replaces") or ""),
     )
 
@@ -380,12 +406,6 @@ def _event_text(event: Mapping[str, Any]) -> str:
     return _SAID.get(str(event.get("event")), "")
 
 
-def _text(value: object, name: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name} is missing")
-    return value
-
-
 def is_not_found(body: object) -> bool:
     """Say whether a 404 is Alpaca's own word, and not that of something on the way."""
     return isinstance(body, dict) and body.get("code") == _NOT_FOUND
@@ -400,12 +420,12 @@ def balances(account: str, body: object) -> Balances:
     Raises:
         BrokerProtocolError: it cannot be read.
     """
-    with _reading(account, "the account's balances"):
-        found = _object(body)
+    with reading(account, "the account's balances"):
+        found = object_of(body)
         return Balances(
-            equity=_number(found["equity"], "equity"),
-            cash=_number(found["cash"], "cash"),
-            buying_power=_number(found["buying_power"], "buying_power"),
+            equity=number(found["equity"], "equity"),
+            cash=number(found["cash"], "cash"),
+            buying_power=number(found["buying_power"], "buying_power"),
             currency=str(found.get("currency") or "USD"),
             blocked=any(
                 found.get(name) is True
@@ -420,15 +440,15 @@ def position(account: str, body: object) -> BrokerPosition:
     Raises:
         BrokerProtocolError: it cannot be read.
     """
-    with _reading(account, "a position"):
-        found = _object(body)
-        qty = _number(found["qty"], "qty")
+    with reading(account, "a position"):
+        found = object_of(body)
+        qty = number(found["qty"], "qty")
         if found.get("side") == "short":
             qty = -abs(qty)
         return BrokerPosition(
-            _text(found["symbol"], "symbol"),
+            text_of(found["symbol"], "symbol"),
             qty,
-            _number(found["avg_entry_price"], "avg_entry_price"),
+            number(found["avg_entry_price"], "avg_entry_price"),
         )
 
 
@@ -438,15 +458,15 @@ def instrument(account: str, symbol: str, body: object) -> Instrument:
     Raises:
         BrokerProtocolError: it cannot be read.
     """
-    with _reading(account, f"the asset {symbol}"):
-        found = _object(body)
+    with reading(account, f"the asset {symbol}"):
+        found = object_of(body)
         whole = Decimal("0.000000001") if found.get("fractionable") is True else Decimal(1)
-        lot = _optional(found, "min_trade_increment") or whole
+        lot = optional_number(found, "min_trade_increment") or whole
         return Instrument(
             symbol,
             lot=lot,
-            min_qty=_optional(found, "min_order_size") or lot,
-            tick=_optional(found, "price_increment") or Decimal("0.01"),
+            min_qty=optional_number(found, "min_order_size") or lot,
+            tick=optional_number(found, "price_increment") or Decimal("0.01"),
             tradable=found.get("tradable") is True,
         )
 
@@ -458,7 +478,7 @@ def prices(body: object, symbols: Collection[str]) -> dict[str, Decimal]:
     for symbol in symbols:
         trade = trades.get(symbol) if isinstance(trades, dict) else None
         try:
-            price = _number(trade.get("p"), "p") if isinstance(trade, dict) else ZERO
+            price = number(trade.get("p"), "p") if isinstance(trade, dict) else ZERO
         except (ValueError, TypeError):
             continue
         if price > 0:

@@ -28,7 +28,7 @@ from engine.model.messages import Balances, BrokerPosition, ExecutionReport
 from engine.model.numbers import ZERO, is_multiple, to_text
 from engine.model.order import Order
 from engine.model.position import Position
-from engine.ports import BrokerSink, Capabilities
+from engine.ports import BrokerSink, Capabilities, Headroom
 
 CAPABILITIES = Capabilities(
     client_id="durable",
@@ -232,8 +232,30 @@ class PaperSession:
 
     # Look-ups
 
-    async def find(self, cl_ord_id: str) -> ExecutionReport | None:
+    async def market_open(self, symbol: str) -> bool | None:
+        """Say that the practice market never closes."""
+        del symbol
+        return True
+
+    def refusal(self, order_type: OrderType, time_in_force: TimeInForce) -> str:
+        """Say that every order can be had here."""
+        return self.capabilities.refusal(order_type, time_in_force)
+
+    def works_exits(self, order: Order) -> bool:
+        """Say that exits are the engine's own here."""
+        del order
+        return False
+
+    def headroom(self) -> Headroom:
+        """Return what there is to say of a session without a wire."""
+        up = int(self.ready())
+        return Headroom(probed_at=datetime.now(UTC) if up else None, warm=up, wanted=1)
+
+    async def find(
+        self, cl_ord_id: str, symbol: str = "", order_id: str = ""
+    ) -> ExecutionReport | None:
         """Look an order up by client id."""
+        del symbol, order_id
         self._require()
         order = self._orders.get(cl_ord_id)
         return self._report(order, ExecType.STATUS) if order else None
@@ -292,7 +314,8 @@ class PaperSession:
 
     def _place(self, order: Order, old: PaperOrder | None = None) -> None:
         if order.cl_ord_id in self._orders:
-            self._reject(order, _DUPLICATE)
+            # The id is taken: very likely by this very order, so this proves nothing against it.
+            self._answer(order, ExecType.UNKNOWN, OrderStatus.UNKNOWN, _DUPLICATE)
             return
         instrument = practice_instrument(order.symbol)
         if order.order_qty < instrument.min_qty or not is_multiple(order.order_qty, instrument.lot):
