@@ -535,7 +535,9 @@ class TradingEngine:
             lane.cancel(order)
 
     def _note_reject(self, order: Order) -> None:
-        order.code = order.code or "BROKER_REJECTED"
+        if order.code:
+            return  # told already: by the reply, or by the stream
+        order.code = "BROKER_REJECTED"
         state = self.fleet.states.get(order.account)
         if state is not None:
             state.rejects += 1

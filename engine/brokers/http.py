@@ -28,6 +28,7 @@ from engine.errors import (
     ConfigError,
     OutcomeUnknown,
 )
+from engine.model.account import Account
 
 MAX_BODY = 16 << 20
 _TEXT_CAP = 200
@@ -103,6 +104,27 @@ def check_base_url(
         + ", ".join(allowed)
         + ("" if allow_simulated else " (loopback needs engine.allow_simulated_venues = true)")
     )
+
+
+def base_for(account: Account, hosts: Mapping[str, str], *, allow_simulated: bool) -> BaseUrl:
+    """Return where an account's broker is: ``hosts`` by environment, or its own ``base_url``.
+
+    Raises:
+        ConfigError: the address is not allowed, or belongs to another environment.
+    """
+    own = hosts[account.environment]
+    base = check_base_url(
+        account.id,
+        account.base_url or f"https://{own}",
+        hosts.values(),
+        allow_simulated=allow_simulated,
+    )
+    if not base.simulated and base.host != own:
+        raise ConfigError(
+            f"account {account.id}: environment {account.environment!r} does not fit base_url "
+            f"{base.url!r}; expected https://{own}"
+        )
+    return base
 
 
 def _without_user(url: str) -> str:

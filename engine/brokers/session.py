@@ -113,7 +113,7 @@ class WireSession:
         self._running = False
         self._stream_up = False
         self._stream_reason = "the order stream is not connected"
-        self._refused = ""
+        self._refused = self._told = ""
         self._verifying = False
         self._paused_until_ns = 0
         self._heard_ns = 0
@@ -252,8 +252,8 @@ class WireSession:
             self._set(ConnectionState.CONNECTED, "connected")
 
     def _set(self, state: ConnectionState, text: str) -> None:
-        if state is not self.state:
-            self.state = state
+        if state is not self.state or (state is ConnectionState.ERROR and text != self._told):
+            self.state, self._told = state, text
             self._sink.on_connection(self.account_id, state, plain(text, self._secrets))
 
     def verify(self) -> None:

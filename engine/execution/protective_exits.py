@@ -343,6 +343,9 @@ class ProtectiveExits:
                 self._tell_taken_over(position)
 
     def _tell_taken_over(self, position: Position) -> None:
+        refused = self._host.gate(self._exit(position, STOP_LEG, None))
+        if refused is not None and refused[0] == "HALTED":
+            return  # a kill cancels everything: that is no news of one position
         blind = self._prices.fresh(position.symbol) is None
         text = f"{position.symbol}: the broker does not work its exits any more, Volley watches them now"
         if blind:

@@ -112,6 +112,7 @@ class PracticeSignals:
         self._engine = engine
         self._random = random.Random(seed)  # noqa: S311 (practice, not secrets)
         self._entries: dict[tuple[str, str], int] = {}
+        self._long: dict[str, bool] = {}
         self._number = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -163,12 +164,14 @@ class PracticeSignals:
         open_entries = self._entries.get((strategy, symbol), 0)
         if open_entries >= self._random.randint(2, 4):
             self._entries[strategy, symbol] = 0
+            self._long.pop(symbol, None)
             return signal | {"action": "close"}
         self._entries[strategy, symbol] = open_entries + 1
         return signal | self._entry(symbol)
 
     def _entry(self, symbol: str) -> dict[str, Any]:
-        buys = self._random.random() < 0.6
+        # One direction until it is closed, as a strategy would.
+        buys = self._long.setdefault(symbol, self._random.random() < 0.6)
         fields: dict[str, Any] = {"action": "buy" if buys else "sell", "order_type": "market"}
         price = self._engine.marks.price(symbol)
         if price is None:
@@ -180,7 +183,8 @@ class PracticeSignals:
         fields["take_profit"] = self._near(price, sign * 16)
         if self._random.random() < 0.5:
             fields["order_type"] = "limit"
-            fields["limit_price"] = self._near(price, sign * self._random.choice((-1, 0, 1)))
+            # Marketable: an order that rests would hold what the next one may want to close.
+            fields["limit_price"] = self._near(price, sign)
         return fields
 
     @staticmethod

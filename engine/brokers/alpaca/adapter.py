@@ -14,11 +14,19 @@ from engine.brokers.alpaca import mapping
 from engine.brokers.alpaca.stream import OrderStream
 from engine.brokers.credentials import check_options, credential
 from engine.brokers.dial import Route
-from engine.brokers.http import BaseUrl, HttpClient, Reply, check_base_url, plain, tls_context
+from engine.brokers.http import (
+    BaseUrl,
+    HttpClient,
+    Reply,
+    base_for,
+    check_base_url,
+    plain,
+    tls_context,
+)
 from engine.brokers.reading import object_of, read_object, reading, text_of
 from engine.brokers.session import CancelVerdict, WireSession
 from engine.brokers.wire import WireHub
-from engine.errors import BrokerAuthError, BrokerProtocolError, BrokerRejected, ConfigError
+from engine.errors import BrokerAuthError, BrokerProtocolError, BrokerRejected
 from engine.model.account import Account
 from engine.model.enums import ExecType, OrderType, TimeInForce
 from engine.model.instrument import Instrument
@@ -72,23 +80,9 @@ class AlpacaAdapter:
             ConfigError: a credential is missing or ``base_url`` is not allowed.
         """
         check_options(account, {})
+        base = base_for(account, _HOSTS, allow_simulated=self._allow_simulated)
         route = Route.of(account.id, account.egress, credentials)
-        return AlpacaSession(self, account, self._base(account), route, credentials, sink)
-
-    def _base(self, account: Account) -> BaseUrl:
-        own = _HOSTS[account.environment]
-        base = check_base_url(
-            account.id,
-            account.base_url or f"https://{own}",
-            _HOSTS.values(),
-            allow_simulated=self._allow_simulated,
-        )
-        if not base.simulated and base.host != own:
-            raise ConfigError(
-                f"account {account.id}: environment {account.environment!r} does not fit base_url "
-                f"{base.url!r}; expected https://{own}"
-            )
-        return base
+        return AlpacaSession(self, account, base, route, credentials, sink)
 
     def venue(self, base: BaseUrl, route: Route | None) -> Venue:
         """Return what accounts at one address, by one way out, share."""

@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 from engine.brokers.credentials import check_options
 from engine.brokers.dial import Route
-from engine.brokers.http import BaseUrl, check_base_url, tls_context
+from engine.brokers.http import BaseUrl, base_for, tls_context
 from engine.brokers.hub import WireHub
 from engine.brokers.kite import mapping
 from engine.brokers.kite.session import CAPABILITIES, KiteSession
 from engine.brokers.kite.venue import Venue
 from engine.brokers.session_cache import SessionCache
-from engine.errors import ConfigError
 from engine.model.account import Account
 from engine.ports import BrokerSink, TokenStore
 
@@ -35,19 +34,7 @@ def base_of(account: Account, *, allow_simulated: bool) -> BaseUrl:
     Raises:
         ConfigError: ``base_url`` is not allowed, or does not fit the environment.
     """
-    own = _HOSTS[account.environment]
-    base = check_base_url(
-        account.id,
-        account.base_url or f"https://{own}",
-        _HOSTS.values(),
-        allow_simulated=allow_simulated,
-    )
-    if not base.simulated and base.host != own:
-        raise ConfigError(
-            f"account {account.id}: environment {account.environment!r} does not fit base_url "
-            f"{base.url!r}; expected https://{own}"
-        )
-    return base
+    return base_for(account, _HOSTS, allow_simulated=allow_simulated)
 
 
 def unconfirmed(account: Account, base: BaseUrl) -> str:

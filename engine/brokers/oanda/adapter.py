@@ -14,7 +14,7 @@ from engine.brokers.dial import Route
 from engine.brokers.http import (
     BaseUrl,
     Reply,
-    check_base_url,
+    base_for,
     plain,
     tls_context,
 )
@@ -93,23 +93,9 @@ class OandaAdapter:
             ConfigError: a credential is missing or none, or ``base_url`` is not allowed.
         """
         check_options(account, {})
+        base = base_for(account, _HOSTS, allow_simulated=self._allow_simulated)
         route = Route.of(account.id, account.egress, credentials)
-        return OandaSession(self, account, self._base(account), route, credentials, sink)
-
-    def _base(self, account: Account) -> BaseUrl:
-        own = _HOSTS[account.environment]
-        base = check_base_url(
-            account.id,
-            account.base_url or f"https://{own}",
-            _HOSTS.values(),
-            allow_simulated=self._allow_simulated,
-        )
-        if not base.simulated and base.host != own:
-            raise ConfigError(
-                f"account {account.id}: environment {account.environment!r} does not fit base_url "
-                f"{base.url!r}; expected https://{own}"
-            )
-        return base
+        return OandaSession(self, account, base, route, credentials, sink)
 
     def venue(self, base: BaseUrl, route: Route | None) -> Venue:
         """Return what accounts that reach one address by one way out share."""
