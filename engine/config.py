@@ -128,7 +128,9 @@ class EngineConfig(_Section):
     )
     trading: Literal["disarmed", "active"] = Field("disarmed", description='"disarmed" or "active"')
     allow_simulated_venues: bool = Field(False, description="true or false")
-    simulated_ca: str = Field("", description="the path of the CA file that `simbroker --tls` names, or none")
+    simulated_ca: str = Field(
+        "", description="the path of the CA file that `simbroker --tls` names, or none"
+    )
     reply_timeout_s: Annotated[float, BeforeValidator(_seconds)] = Field(
         10.0, ge=0.1, le=120, description="a number of seconds from 0.1 to 120"
     )

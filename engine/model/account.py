@@ -140,7 +140,9 @@ class Egress(_Document):
 
     local_address: Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f.:]{2,45}$")] | None = None
     proxy: (
-        Annotated[str, StringConstraints(pattern=r"^(http|socks5)://[A-Za-z0-9.\[\]:-]+:[0-9]{1,5}$")]
+        Annotated[
+            str, StringConstraints(pattern=r"^(http|socks5)://[A-Za-z0-9.\[\]:-]+:[0-9]{1,5}$")
+        ]
         | None
     ) = None
 

@@ -45,7 +45,9 @@ class ExecutionReport:
     # For an exit the broker made along with an entry (bracket, OTOCO, on-fill order):
     parent: str = ""  # the entry's ClOrdID
     leg: str = ""  # STOP_LEG or TARGET_LEG, see engine.model.identifiers
-    fee_qty: Decimal = ZERO  # of last_qty, what the broker kept as its fee (spot: paid in the asset bought)
+    fee_qty: Decimal = (
+        ZERO  # of last_qty, what the broker kept as its fee (spot: paid in the asset bought)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -341,15 +341,16 @@ def test_practice_instruments(symbol: str, lot: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "prices"),
-    [(OrderType.LIMIT, ("limit_price", "90", "95")), (OrderType.STOP, ("stop_price", "105", "110"))],
+    [
+        (OrderType.LIMIT, ("limit_price", "90", "95")),
+        (OrderType.STOP, ("stop_price", "105", "110")),
+    ],
 )
 def test_an_order_that_comes_back_at_another_price_leaves_nothing_at_the_old_one(kind, prices):
     name, old, new = prices
     book = Book()
     book.quote(Decimal(100))
-    order = BookOrder(
-        "a", Side.BUY, Decimal(10), kind, TimeInForce.DAY, **{name: Decimal(old)}
-    )
+    order = BookOrder("a", Side.BUY, Decimal(10), kind, TimeInForce.DAY, **{name: Decimal(old)})
     assert book.add(order) == []
     assert book.cancel(order)
     setattr(order, name, Decimal(new))
