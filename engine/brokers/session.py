@@ -192,7 +192,8 @@ class WireSession:
         if not self._refused:
             self.hold(self.follow())
             try:
-                await asyncio.wait_for(self._settled.wait(), START_S)
+                async with asyncio.timeout(START_S):
+                    await self._settled.wait()
             except TimeoutError:
                 self._stream_reason = "the order stream does not answer"
         self._running = True

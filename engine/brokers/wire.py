@@ -155,7 +155,9 @@ class _Slot:
         ceiling = min(pool.backoff_s * 2 ** min(failures - 1, 10), pool.backoff_max_s)
         self.nap = pool.hub.loop.create_future()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.nap, ceiling * random.uniform(0.5, 1.0))  # noqa: S311
+            # Not wait_for: before Python 3.12 it loses a cancellation that comes with the wake-up.
+            async with asyncio.timeout(ceiling * random.uniform(0.5, 1.0)):  # noqa: S311
+                await self.nap
         self.nap = None
 
     def wake(self) -> None:

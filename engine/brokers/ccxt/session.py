@@ -90,10 +90,11 @@ class CcxtSession:
     async def stop(self) -> None:
         """End everything; the shared connections stay."""
         self._running = False
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # Again and again: a library on the way may swallow a cancellation.
+        while tasks := list(self._tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1.0)
         self._exchange.session = None  # not its own to close
         self._set(ConnectionState.DISCONNECTED, "stopped")
 
@@ -297,7 +298,7 @@ class CcxtSession:
     async def _follow(self) -> None:
         """Look at our open orders until stopped, and get back what was lost."""
         failures = 0
-        while not self._refused:
+        while self._running and not self._refused:
             try:
                 if self.state is ConnectionState.DISCONNECTED:
                     await self._connect()
@@ -320,7 +321,9 @@ class CcxtSession:
             self._look.clear()
             if not self._watched:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._look.wait(), PROBE_S)
+                    # Not wait_for: before Python 3.12 it loses a cancellation that comes with the event.
+                    async with asyncio.timeout(PROBE_S):
+                        await self._look.wait()
             pause = max(POLL_S, 2 / self.capabilities.max_orders_per_second)
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads the load)
 
