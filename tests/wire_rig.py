@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,6 +23,11 @@ REQUEST = b"POST /v2/orders HTTP/1.1\r\nHost: venue\r\nContent-Length: 2\r\n\r\n
 OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"id":"abc"}'[
     :-1
 ]
+
+NOT_ON_WINDOWS = pytest.mark.skipif(
+    sys.platform == "win32",
+    reason="uvloop is not made for Windows; everywhere else it has to be there",
+)
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

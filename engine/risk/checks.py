@@ -69,9 +69,10 @@ def tradable(order_qty: Decimal, price: Decimal | None, instrument: Instrument) 
         return "NOT_TRADABLE", f"the broker does not trade {instrument.symbol} now"
     if instrument.max_qty and order_qty > instrument.max_qty:
         return "QTY_MAX", f"{to_text(order_qty)} > the broker's {to_text(instrument.max_qty)}"
-    worth = order_qty * price * instrument.multiplier if price is not None else None
-    if worth is not None and worth < instrument.min_notional:
-        return "VALUE_MIN", f"{worth:.8g} < the broker's {to_text(instrument.min_notional)}"
+    if instrument.min_notional and price is not None:
+        worth = order_qty * price * instrument.multiplier
+        if worth < instrument.min_notional:
+            return "VALUE_MIN", f"{worth:.8g} < the broker's {to_text(instrument.min_notional)}"
     return None
 
 

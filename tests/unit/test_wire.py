@@ -16,6 +16,7 @@ from tests.wire_rig import (
     CHUNKED,
     CLOSING,
     INTERIM,
+    NOT_ON_WINDOWS,
     OK,
     OLD,
     PLAIN,
@@ -351,8 +352,10 @@ async def test_a_callback_that_raises_is_reported_and_harms_nobody():
     assert isinstance(told[0]["exception"], ZeroDivisionError)
 
 
+@NOT_ON_WINDOWS
 def test_the_same_on_uvloop():
-    uvloop = pytest.importorskip("uvloop")
+    import uvloop
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test_keeps_one_connection_per_lane_and_stamps_in_order())
         runner.run(test_orders_leave_in_the_order_given_and_a_cancel_does_not_wait())

@@ -18,6 +18,7 @@ from engine.brokers.wire import CONTROL, WireHub, WirePool, header
 from engine.errors import BrokerUnavailable, ConfigError
 from engine.model.account import Egress
 from tests.wire_rig import (
+    NOT_ON_WINDOWS,
     PLAIN,
     REQUEST,
     Authority,
@@ -531,8 +532,9 @@ async def test_a_probe_stops_with_the_pool():
         assert (await probe.done)[:2] == ("failure", False)
 
 
+@NOT_ON_WINDOWS
 def test_the_same_on_uvloop(tmp_path):
-    uvloop = pytest.importorskip("uvloop")
+    import uvloop
 
     async def each() -> None:
         for scheme in ("http", "socks5"):

@@ -18,6 +18,7 @@ from tests.wire_rig import (
     CHUNKED,
     CLOSING,
     INTERIM,
+    NOT_ON_WINDOWS,
     OLD,
     PLAIN,
     TO_EOF,
@@ -396,8 +397,10 @@ async def test_bodies_of_one_account_never_reach_another():
     await server.stop()
 
 
+@NOT_ON_WINDOWS
 def test_the_same_on_uvloop():
-    uvloop = pytest.importorskip("uvloop")
+    import uvloop
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for name in ("length", "trailers", "interim, 204"):
             runner.run(test_cut_at_every_byte(name, True))

@@ -19,6 +19,7 @@ from engine.brokers.websocket import WebSocket
 from engine.errors import BrokerUnavailable
 from tests.wire_rig import (
     CHUNKED,
+    NOT_ON_WINDOWS,
     PLAIN,
     REQUEST,
     TO_EOF,
@@ -240,8 +241,10 @@ def test_authorities_are_found_where_this_system_keeps_them(authority: Authority
     assert (elsewhere > 0) is Path("/etc/ssl").exists()
 
 
+@NOT_ON_WINDOWS
 def test_the_same_on_uvloop(authority: Authority, tmp_path):
-    uvloop = pytest.importorskip("uvloop")
+    import uvloop
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(lambda *_: None)
         runner.run(check_stamps(authority, authority.trusting))

@@ -18,6 +18,7 @@ from websockets.exceptions import ConnectionClosed
 from engine.brokers.reconnect import follow
 from engine.brokers.websocket import HandshakeRefused, WebSocket
 from engine.errors import BrokerAuthError, BrokerProtocolError, BrokerUnavailable
+from tests.wire_rig import NOT_ON_WINDOWS
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -570,8 +571,10 @@ async def test_a_stream_that_is_lost_at_once_every_time_is_not_hammered():
     assert runs[-1] - runs[-2] >= 0.1  # the fifth pause: at least half of 0.2
 
 
+@NOT_ON_WINDOWS
 def test_the_same_on_uvloop():
-    uvloop = pytest.importorskip("uvloop")
+    import uvloop
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test_speaks_with_a_real_server())
         runner.run(test_any_cut_of_the_stream_gives_the_same_messages(1))
