@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+from abc import ABC, abstractmethod
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -32,7 +33,7 @@ class Stamps(Protocol):
     last_byte_ns: int
 
 
-class Exchange:
+class Exchange(ABC):
     """One request and what becomes of it; override the two callbacks.
 
     Exactly one of them is called, once, on the loop, never from inside ``WirePool.send``. Stamps
@@ -51,13 +52,13 @@ class Exchange:
         self.send_before_ns = send_before_ns
         self.stamps: Stamps = stamps or self
 
+    @abstractmethod
     def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
         """Take a complete reply; ``raw`` begins with its head, see ``header``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_failure(self, left: bool, reason: str) -> None:
         """Take the news that no reply will come; ``left``: whether a byte may have left."""
-        raise NotImplementedError
 
 
 def header(raw: bytes, name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
@@ -57,7 +58,7 @@ class CancelVerdict:
     reports: Sequence[ExecutionReport] = ()
 
 
-class WireSession:
+class WireSession(ABC):
     """One account over the wire; see ``engine.ports.BrokerSession``. Subclasses speak for one broker.
 
     ``shared``: the pool to send over instead of one of its own (which the other knobs are for).
@@ -120,28 +121,29 @@ class WireSession:
 
     # How a broker is spoken
 
+    @abstractmethod
     def new_order_request(self, order: Order) -> bytes:
         """Write the request that places ``order``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cancel_request(self, order: Order) -> bytes | None:
         """Write the request that cancels ``order``; ``None``: it needs the broker's id, not known yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def replace_request(self, order: Order, replacement: Order) -> bytes | None:
         """Write the request that replaces ``order``; ``None``: it needs the broker's id, not known yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge_new(
         self, order: Order, status: int, raw: bytes, body: bytes
     ) -> Sequence[ExecutionReport]:
         """Say what a reply to a new order proves: its report first, then those of exits made with it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge_cancel(self, order: Order, status: int, raw: bytes, body: bytes) -> CancelVerdict:
         """Say what a reply to a cancel proves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge_replace(
         self, order: Order, replacement: Order, status: int, raw: bytes, body: bytes
     ) -> Sequence[ExecutionReport]:
@@ -150,7 +152,6 @@ class WireSession:
         ``REJECTED`` there means that the replacement never existed and ``order`` goes on; the base then says
         so of ``order``, too.
         """
-        raise NotImplementedError
 
     def credentials_doubtful(self, status: int, body: bytes) -> bool:
         """Say whether a refusal may mean the credentials."""
@@ -176,9 +177,9 @@ class WireSession:
         """
         await self.balances()
 
+    @abstractmethod
     async def follow(self) -> None:
         """Follow the order stream until cancelled, telling ``stream_changed`` and ``streamed``."""
-        raise NotImplementedError
 
     # Life
 
@@ -391,31 +392,31 @@ class WireSession:
 
     # Look-ups
 
+    @abstractmethod
     async def find(
         self, cl_ord_id: str, symbol: str = "", order_id: str = ""
     ) -> ExecutionReport | None:
         """Look an order up by client id; ``None`` is the broker's word that it has none."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def open_orders(self) -> list[ExecutionReport]:
         """List working orders, ours and others'."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def positions(self) -> list[BrokerPosition]:
         """List open positions."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def balances(self) -> Balances:
         """Read the account's money."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def instrument(self, symbol: str) -> Instrument | None:
         """Read what a symbol is; ``None``: the broker has no such symbol."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def quotes(self, symbols: Sequence[str]) -> dict[str, Decimal]:
         """Read current prices of those of ``symbols`` the broker quotes."""
-        raise NotImplementedError
 
     # Reports
 
