@@ -56,11 +56,12 @@ class Sink:
     def on_limits(self, account: str, **told: object) -> None:
         self.limits.append((account, told))
 
-    def of(self, order: Order, *kinds: ExecType) -> list[ExecutionReport]:
+    def of(self, order: Order | str, *kinds: ExecType) -> list[ExecutionReport]:
+        cl_ord_id = order if isinstance(order, str) else order.cl_ord_id
         return [
             report
             for report in self.reports
-            if report.cl_ord_id == order.cl_ord_id and (not kinds or report.exec_type in kinds)
+            if report.cl_ord_id == cl_ord_id and (not kinds or report.exec_type in kinds)
         ]
 
 

@@ -40,45 +40,12 @@ from engine.model.messages import ExecutionReport
 from engine.model.order import Order
 from engine.simbroker.config import SimConfig
 from engine.simbroker.server import SimBroker
+from tests.contract.conftest import Sink, until
 
 KEYS = {f"key-{n}": f"secret-of-{n}-canary" for n in range(4)}
 GTC, IOC, DAY = TimeInForce.GTC, TimeInForce.IOC, TimeInForce.DAY
 LIMIT, MARKET = OrderType.LIMIT, OrderType.MARKET
 CONNECTED, DEGRADED = ConnectionState.CONNECTED, ConnectionState.DEGRADED
-
-
-async def until(fact: Callable[[], object], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < end, "never became true"
-        await asyncio.sleep(0.002)
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.orders: dict[str, Order] = {}
-        self.reports: list[ExecutionReport] = []
-        self.states: list[tuple[ConnectionState, str]] = []
-        self.limits: list[dict[str, Any]] = []
-
-    def on_report(self, report: ExecutionReport) -> None:
-        self.reports.append(report)
-        order = self.orders.get(report.cl_ord_id)
-        if order is not None:
-            order.apply(report, datetime.now(UTC))
-
-    def on_connection(self, account: str, state: ConnectionState, text: str) -> None:
-        self.states.append((state, text))
-
-    def on_limits(self, account: str, **told: Any) -> None:
-        self.limits.append(told)
-
-    def of(self, cl_ord_id: str, *kinds: ExecType) -> list[ExecutionReport]:
-        return [
-            report
-            for report in self.reports
-            if report.cl_ord_id == cl_ord_id and (not kinds or report.exec_type in kinds)
-        ]
 
 
 class Desk:
@@ -213,7 +180,7 @@ async def test_an_order_is_signed_byte_for_byte(desk: Desk):
 async def test_a_wrong_signature_is_refused_and_stops_the_session(desk: Desk):
     session, sink = await desk.join(0, {"key_id": "key-0", "secret": "not-the-secret"})
     assert session.state is ConnectionState.ERROR
-    assert "credentials" in sink.states[-1][1]
+    assert "credentials" in sink.connections[-1][1]
     with pytest.raises(BrokerAuthError) as caught:
         await session.balances()
     assert "not-the-secret" not in str(caught.value) + repr(session)
@@ -240,7 +207,7 @@ async def test_a_venue_with_another_clock_is_followed(desk: Desk, skew: float):
     order = desk.order(sink)
     session.submit(order)
     await becomes(order, "filled")
-    assert not sink.of(order.cl_ord_id, ExecType.UNSENT, ExecType.UNKNOWN)
+    assert not sink.of(order, ExecType.UNSENT, ExecType.UNKNOWN)
 
 
 @pytest.mark.parametrize("skew", [-30.0, 30.0])
@@ -251,8 +218,8 @@ async def test_a_clock_that_steps_costs_one_try(desk: Desk, skew: float):
     desk.skew(skew)
     order = desk.order(sink)
     session.submit(order)
-    await until(lambda: sink.of(order.cl_ord_id))
-    assert [r.exec_type for r in sink.of(order.cl_ord_id)] == [ExecType.UNSENT]  # proof: -1021
+    await until(lambda: sink.of(order))
+    assert [r.exec_type for r in sink.of(order)] == [ExecType.UNSENT]  # proof: -1021
     assert desk.placed() == []
     await until(
         lambda: abs(session._clock.now_ms() - desk.sim.venue.now().timestamp() * 1000) < 500
@@ -295,10 +262,10 @@ async def test_an_id_whose_order_is_open_is_looked_up(desk: Desk):
     session.submit(order)
     await becomes(order, "new")
     session.submit(order)
-    await until(lambda: sink.of(order.cl_ord_id, ExecType.STATUS))
-    [report] = sink.of(order.cl_ord_id, ExecType.STATUS)
+    await until(lambda: sink.of(order, ExecType.STATUS))
+    [report] = sink.of(order, ExecType.STATUS)
     assert (report.status, report.order_id) == (OrderStatus.NEW, order.order_id)
-    assert not sink.of(order.cl_ord_id, ExecType.REJECTED, ExecType.UNKNOWN)
+    assert not sink.of(order, ExecType.REJECTED, ExecType.UNKNOWN)
     assert desk.placed() == [order.cl_ord_id]
 
 
@@ -352,10 +319,8 @@ async def test_a_refused_cancel_says_what_became_of_the_order(desk: Desk):
     desk.price("89")  # it fills, and no stream tells
     session.cancel(order)
     await becomes(order, "filled")
-    assert sink.of(order.cl_ord_id, ExecType.CANCEL_REJECTED)
-    assert [t.exec_id for t in sink.of(order.cl_ord_id, ExecType.TRADE)] == [
-        f"BTCUSDT:{order.order_id}:1"
-    ]
+    assert sink.of(order, ExecType.CANCEL_REJECTED)
+    assert [t.exec_id for t in sink.of(order, ExecType.TRADE)] == [f"BTCUSDT:{order.order_id}:1"]
 
 
 async def test_a_replacement_that_fails_leaves_the_old_order_canceled(desk: Desk):
@@ -536,7 +501,7 @@ async def test_the_broker_s_own_counts_are_read_back(make_desk: Callable[..., An
     order = desk.limit(sink, "90")
     session.submit(order)
     await becomes(order, "new")
-    told = [one for one in sink.limits if one.get("used") is not None]
+    told = [one for _, one in sink.limits if one.get("used") is not None]
     assert told[-1]["limit"] == 6000
     assert told[-1]["address_wide"] is True
     assert 0 < told[-1]["resets_in_s"] <= 60
@@ -551,13 +516,13 @@ async def test_too_much_weight_pauses_the_address(make_desk: Callable[..., Any])
     with pytest.raises(BrokerUnavailable) as caught:
         await asyncio.gather(*[session.open_orders() for _ in range(20)])
     assert 0 < caught.value.retry_after <= 60
-    assert sink.limits[-1]["address_wide"] is True
-    assert sink.limits[-1]["retry_after_s"] == caught.value.retry_after
+    assert sink.limits[-1][1]["address_wide"] is True
+    assert sink.limits[-1][1]["retry_after_s"] == caught.value.retry_after
     assert not session.ready()
     order = desk.order(sink)
     session.submit(order)
-    await until(lambda: sink.of(order.cl_ord_id))
-    assert [r.exec_type for r in sink.of(order.cl_ord_id)] == [ExecType.UNSENT]
+    await until(lambda: sink.of(order))
+    assert [r.exec_type for r in sink.of(order)] == [ExecType.UNSENT]
     for _ in range(10):  # who goes on is banned
         with pytest.raises(BrokerUnavailable) as caught:
             await session.find("X", "BTCUSDT")
@@ -571,9 +536,9 @@ async def test_too_many_unfilled_orders_are_the_account_s_own_matter(make_desk: 
     orders = [desk.limit(sink, "90", order_qty=Decimal("0.1")) for _ in range(51)]
     for order in orders:
         session.submit(order)
-    await until(lambda: all(sink.of(order.cl_ord_id) for order in orders))
-    assert [r.exec_type for r in sink.of(orders[-1].cl_ord_id)] == [ExecType.UNSENT]
-    paused = [one for one in sink.limits if one.get("retry_after_s")]
+    await until(lambda: all(sink.of(order) for order in orders))
+    assert [r.exec_type for r in sink.of(orders[-1])] == [ExecType.UNSENT]
+    paused = [one for _, one in sink.limits if one.get("retry_after_s")]
     assert paused
     assert not any(one["address_wide"] for one in paused)
     assert len(desk.placed()) == 50
@@ -611,15 +576,15 @@ async def test_nothing_is_lost_or_bought_twice_whatever_happens(make_desk: Calla
 async def see_through(session: BinanceSession, sink: Sink, order: Order) -> None:
     """Do as the engine does: send again only what is proven not to be there."""
     while order.status.working:
-        heard = len(sink.of(order.cl_ord_id))
+        heard = len(sink.of(order))
         await until(session.ready, 60)
         if order.status.terminal:
             return  # the stream has told, while a 429 had us wait
         session.submit(order)
-        await until(lambda heard=heard: len(sink.of(order.cl_ord_id)) > heard)
+        await until(lambda heard=heard: len(sink.of(order)) > heard)
         if order.status is OrderStatus.UNKNOWN and not await resolved(session, sink, order):
             order.reopen()
-        elif sink.of(order.cl_ord_id)[-1].exec_type is not ExecType.UNSENT:
+        elif sink.of(order)[-1].exec_type is not ExecType.UNSENT:
             await until(lambda: order.status.terminal)
 
 
@@ -676,10 +641,10 @@ async def test_a_lost_socket_degrades_all_and_what_filled_meanwhile_is_told_exac
         found = await session.find(order.cl_ord_id, order.symbol)  # as the engine reconciles
         sink.on_report(found)
         assert order.status is OrderStatus.FILLED
-        [trade] = sink.of(order.cl_ord_id, ExecType.TRADE)
+        [trade] = sink.of(order, ExecType.TRADE)
         assert order.exec_ids == {trade.exec_id}
         await session.find(order.cl_ord_id, order.symbol)
-        assert len(sink.of(order.cl_ord_id, ExecType.TRADE)) == 1  # told once
+        assert len(sink.of(order, ExecType.TRADE)) == 1  # told once
 
 
 async def test_one_account_s_refused_subscription_is_its_own(desk: Desk):
@@ -696,17 +661,17 @@ async def test_one_account_s_refused_subscription_is_its_own(desk: Desk):
     await becomes(order, "filled")
     refused = desk.order(bad_sink, account="A-1")
     bad.submit(refused)
-    await until(lambda: bad_sink.of(refused.cl_ord_id))
-    assert bad_sink.of(refused.cl_ord_id)[0].exec_type is ExecType.UNSENT
+    await until(lambda: bad_sink.of(refused))
+    assert bad_sink.of(refused)[0].exec_type is ExecType.UNSENT
 
 
 async def test_a_subscription_the_broker_ends_is_made_again(desk: Desk):
     session, sink = await desk.join(0)
     _, other_sink = await desk.join(1)
     desk.sim.dialect.end_subscription("key-0")
-    await until(lambda: DEGRADED in [state for state, _ in sink.states])
+    await until(lambda: DEGRADED in [state for state, _ in sink.connections])
     await until(lambda: session.state is CONNECTED)
-    assert [state for state, _ in other_sink.states].count(DEGRADED) == 0
+    assert [state for state, _ in other_sink.connections].count(DEGRADED) == 0
     order = desk.limit(sink, "90")
     session.submit(order)
     await becomes(order, "new")
@@ -721,7 +686,7 @@ async def test_a_server_that_shuts_down_is_left_before_it_does(desk: Desk):
     await until(lambda: old not in desk.sim.dialect.streams())
     assert len(desk.sim.dialect.streams()) == 1
     for number, (session, sink) in enumerate(joined):
-        assert DEGRADED not in [state for state, _ in sink.states]
+        assert DEGRADED not in [state for state, _ in sink.connections]
         order = desk.limit(sink, "90", account=f"A-{number}")
         session.submit(order)
         await becomes(order, "new")
@@ -744,7 +709,7 @@ async def test_a_connection_is_renewed_before_its_life_is_over(desk: Desk):
         return len(seen) >= 3
 
     await until(renewed)
-    assert DEGRADED not in [state for state, _ in sink.states]
+    assert DEGRADED not in [state for state, _ in sink.connections]
     order = desk.limit(sink, "90")
     session.submit(order)
     await becomes(order, "new")
@@ -756,14 +721,14 @@ async def test_an_event_that_cannot_be_read_breaks_one_account_only(desk: Desk):
     session, sink = await desk.join(0)
     _, other_sink = await desk.join(1)
     await until(lambda: session.state is CONNECTED)
-    before = len(sink.states)
+    before = len(sink.connections)
     for stream, number in desk.sim.dialect._subscriptions["key-0"]:
         stream.send_text(
             b'{"subscriptionId":%d,"event":{"e":"executionReport","x":"NEW"}}' % number
         )
-    await until(lambda: len(sink.states) == before + 2)
-    assert [state for state, _ in sink.states[before:]] == [DEGRADED, CONNECTED]
-    assert [state for state, _ in other_sink.states].count(DEGRADED) == 0
+    await until(lambda: len(sink.connections) == before + 2)
+    assert [state for state, _ in sink.connections[before:]] == [DEGRADED, CONNECTED]
+    assert [state for state, _ in other_sink.connections].count(DEGRADED) == 0
 
 
 async def test_an_ended_subscription_s_news_is_nobody_s(desk: Desk):

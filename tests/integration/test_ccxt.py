@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from time import monotonic_ns
@@ -23,37 +22,11 @@ from engine.model.messages import ExecutionReport
 from engine.model.order import Order
 from engine.simbroker.config import SimConfig
 from engine.simbroker.server import SimBroker
+from tests.contract.conftest import Sink, until
 
 KEYS = {f"key-of-{name}": f"canary-secret-of-{name}" for name in ("A", "B")}
 SYMBOL = "BTC/USDT"
 PLACE = {"method": "POST", "path": "/api/v3/order"}
-
-
-async def until(fact: Callable[[], object], seconds: float = 6.0) -> None:
-    end = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < end, "never became true"
-        await asyncio.sleep(0.002)
-
-
-class Sink:
-    def __init__(self) -> None:
-        self.orders: dict[str, Order] = {}
-        self.reports: list[ExecutionReport] = []
-        self.states: list[tuple[ConnectionState, str]] = []
-        self.limits: list[dict[str, Any]] = []
-
-    def on_report(self, report: ExecutionReport) -> None:
-        self.reports.append(report)
-        order = self.orders.get(report.cl_ord_id)
-        if order is not None:
-            order.apply(report, datetime.now(UTC))
-
-    def on_connection(self, account: str, state: ConnectionState, text: str) -> None:
-        self.states.append((state, text))
-
-    def on_limits(self, account: str, **told: Any) -> None:
-        self.limits.append(told)
 
 
 class Desk:
@@ -87,7 +60,7 @@ class Desk:
     async def session(self, name: str = "A") -> CcxtSession:
         session = self.make(name)
         await session.start()
-        assert session.state is ConnectionState.CONNECTED, self.sink.states
+        assert session.state is ConnectionState.CONNECTED, self.sink.connections
         return session
 
     def order(
@@ -233,8 +206,8 @@ async def test_a_throttle_makes_the_account_quiet(desk: Desk) -> None:
     await desk.first(session, desk.order(1))
     assert not session.ready()
     assert session.headroom().paused_until_ns > monotonic_ns()
-    assert desk.sink.limits[0]["retry_after_s"] == 1.0
-    assert desk.sink.limits[0]["address_wide"]
+    assert desk.sink.limits[0][1]["retry_after_s"] == 1.0
+    assert desk.sink.limits[0][1]["address_wide"]
     await until(session.ready)
 
 
@@ -317,7 +290,7 @@ async def test_wrong_credentials_end_in_an_error_without_the_secret(desk: Desk) 
     assert session.state is ConnectionState.ERROR
     assert not session.ready()
     assert session.headroom().todo
-    said = f"{desk.sink.states} {desk.sink.reports} {session.headroom()} {vars(session)}"
+    said = f"{desk.sink.connections} {desk.sink.reports} {session.headroom()} {vars(session)}"
     assert "another-canary-secret" not in said
     order = desk.order(1)
     assert (await desk.first(session, order)).exec_type is ExecType.UNSENT
