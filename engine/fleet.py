@@ -71,6 +71,7 @@ class Fleet:
         self.states: dict[str, AccountState] = {}
         self.sessions: dict[str, BrokerSession] = {}
         self._usable: dict[str, set[str]] = {}  # usable accounts by broker
+        self._refusals: dict[str, str] = {}  # why an account could not connect, while it cannot
         self._adapters: dict[str, BrokerAdapter] = {}
         self.balances = BalanceReader(
             clock, self.states, self.sessions, dispatcher, keeper, hooks.changed
@@ -199,7 +200,11 @@ class Fleet:
         state.connect(connection, text, self._clock.now())
         self._count_usable(state)
         if connection is ConnectionState.ERROR:
-            state.last_error = text
+            state.last_error = self._refusals[state.id] = text
+        elif connection is ConnectionState.CONNECTED:
+            refusal = self._refusals.pop(state.id, None)
+            if refusal == state.last_error:  # mended: as the newest error it would only mislead
+                state.last_error = ""
         self._hooks.changed(state.id)
 
     @property

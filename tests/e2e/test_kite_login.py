@@ -80,6 +80,7 @@ def test_a_running_engine_takes_up_the_days_login(tmp_path: Path):
             assert "account K1: logged in as KEYK1" in out
             since = time.monotonic()
             until(lambda: row_of(engine, "K1")["connection"] == "connected", 5)
+            assert not row_of(engine, "K1")["last_error"]  # "log in" is no news any more
             assert time.monotonic() - since < 2
             assert row_of(engine, "K2")["connection"] == "error"  # its own login is its own
             signal = {
