@@ -108,6 +108,10 @@ _Name = Annotated[str, _matches(NAME)]
 _Symbol = Annotated[str, _matches(SYMBOL)]
 _Ticker = Annotated[str, _matches(re.compile(r"[\x21-\x7e]{1,64}"))]
 _AGE = "a number of seconds from 0.1 to 86400"
+_AGE_OR_0 = "a number of seconds from 0 to 86400"
+_TO_AN_HOUR = "a number of seconds from 0 to 3600"
+_AMOUNT = 'an amount greater than zero, like "250000"'
+_COUNT = "a whole number from 0 to 1000"
 
 
 class _Section(BaseModel):
@@ -173,6 +177,8 @@ class SignalsConfig(_Section):
     )
     max_age_s: _Seconds = Field(5.0, ge=0.1, le=86_400, description=_AGE)
     approval_timeout_s: _Seconds = Field(30.0, ge=0.1, le=86_400, description=_AGE)
+    repeat_window_s: _Seconds = Field(0.0, ge=0, le=86_400, description=_AGE_OR_0)
+    signature_window_s: _Seconds = Field(30.0, ge=1, le=300, description="seconds from 1 to 300")
 
 
 class LimitsConfig(_Section):
@@ -194,6 +200,46 @@ class LimitsConfig(_Section):
         Decimal(5), gt=0, le=100, description='a percentage greater than 0, at most 100, like "5"'
     )
     reference_max_age_s: _Seconds = Field(5.0, ge=0.1, le=86_400, description=_AGE)
+    max_open_value: _Exact | None = Field(None, gt=0, description=_AMOUNT)
+    max_gross_exposure: _Exact | None = Field(None, gt=0, description=_AMOUNT)
+    max_daily_loss: _Exact | None = Field(None, gt=0, description=_AMOUNT)
+    max_orders_per_day: int | None = Field(
+        None, ge=1, le=10_000_000, description="a whole number from 1 to 10000000"
+    )
+    max_strategy_orders_per_day: int | None = Field(
+        None, ge=1, le=10_000_000, description="a whole number from 1 to 10000000"
+    )
+    max_unreviewed: int | None = Field(
+        None,
+        ge=1,
+        le=1_000_000,
+        description="how many automated executions a strategy has before a person reviews it: 1 to 1000000",
+    )
+    restricted_symbols: tuple[_Symbol, ...] = Field(
+        (), strict=False, description='a list of symbols nobody trades, like ["GME"]'
+    )
+
+
+class SafetyConfig(_Section):
+    """``[safety]``: what trips by itself, and when. A count or time of 0 switches that trip off."""
+
+    consecutive_rejects: int = Field(5, ge=0, le=1_000, description=_COUNT)
+    reject_percent: int = Field(50, ge=0, le=100, description="a percentage from 0 to 100")
+    breaker_percent: int = Field(50, ge=0, le=100, description="a percentage from 0 to 100")
+    breaker_window_s: _Seconds = Field(30.0, ge=1, le=3_600, description=_TO_AN_HOUR)
+    clock_warn_ms: int = Field(250, ge=0, le=60_000, description="milliseconds from 0 to 60000")
+    clock_block_ms: int = Field(
+        1_000, ge=0, le=600_000, description="milliseconds from 0 to 600000"
+    )
+    reconcile_orders_s: _Seconds = Field(10.0, ge=0, le=3_600, description=_TO_AN_HOUR)
+    reconcile_positions_s: _Seconds = Field(30.0, ge=0, le=3_600, description=_TO_AN_HOUR)
+    reconcile_cash_s: _Seconds = Field(300.0, ge=0, le=86_400, description=_AGE_OR_0)
+    halt_unacknowledged_s: _Seconds = Field(0.0, ge=0, le=86_400, description=_AGE_OR_0)
+    desk_lost: Literal["ignore", "pause", "disarm", "halt"] = Field(
+        "ignore", description='"ignore", "pause", "disarm" or "halt"'
+    )
+    desk_lost_after_s: _Seconds = Field(10.0, ge=1, le=3_600, description="seconds from 1 to 3600")
+    watchdog_s: _Seconds = Field(10.0, ge=0, le=3_600, description=_TO_AN_HOUR)
 
 
 class MarketConfig(_Section):
@@ -246,6 +292,7 @@ class Config(_Section):
     storage: StorageConfig = Field(StorageConfig(), description="a table")
     signals: SignalsConfig = Field(SignalsConfig(), description="a table")
     limits: LimitsConfig = Field(LimitsConfig(), description="a table")
+    safety: SafetyConfig = Field(SafetyConfig(), description="a table")
     market: MarketConfig = Field(MarketConfig(), description="a table")
     log: LogConfig = Field(LogConfig(), description="a table")
     hooks: Annotated[

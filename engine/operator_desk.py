@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from engine.trading_engine import TradingEngine
 log = logging.getLogger(__name__)
 
 Result = dict[str, Any]
+Handler = Callable[[Any], Awaitable[Result]]
 
 
 class OperatorDesk:
@@ -39,6 +40,8 @@ class OperatorDesk:
         self._engine = engine
         self.by_hand = OrdersByHand(engine)
         self.kill_runs: dict[str, KillRun] = {}  # by scope, the newest press last
+        self.handlers: dict[type[c.Command], Handler] = {}
+        """What carries out the commands whose parts wiring puts in."""
 
     async def handle(self, document: Result) -> Result:
         """Carry out one command; a repeat of its id gets the first result.
@@ -125,6 +128,11 @@ class OperatorDesk:
                 return await self._log_in(command)
             case c.ReloadAccounts():
                 return {"result": "done", "changed": await self._engine.fleet.reload()}
+            case _:
+                carry_out = self.handlers.get(type(command))
+                if carry_out is None:
+                    raise CommandRefused("INVALID_COMMAND", f"{command.command}: not here", 422)
+                return await carry_out(command)
 
     # ---- held signals ------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import time
+from datetime import date, time
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -99,15 +99,27 @@ class Limits(_Document):
     max_daily_loss: Positive | None = None
     min_reward_risk: Exact | None = None
     max_orders_per_second: Annotated[int, Field(ge=1, le=10_000, strict=True)] | None = None
+    max_position_quantity: Positive | None = None
+    """The largest position in one symbol, with what works, what is unknown and the order itself (C05)."""
+    max_open_value: Positive | None = None
+    """The value of all working and unknown orders together (C06)."""
+    max_gross_exposure: Positive | None = None
+    """The value of all positions, either way, and of all working and unknown entries (C06)."""
+    max_orders_per_day: Annotated[int, Field(ge=1, le=1_000_000, strict=True)] | None = None
 
 
 class Hours(_Document):
-    """When entries are allowed: local times of ``zone``; ``close`` before ``open`` spans midnight."""
+    """When entries are allowed: local times of ``zone``; ``close`` before ``open`` spans midnight.
+
+    ``holidays``: dates without a session; ``early_closes``: dates whose session closes sooner, and when.
+    """
 
     zone: str
     open: time
     close: time
     square_off: time | None = None
+    holidays: frozenset[date] = frozenset()
+    early_closes: dict[date, time] = Field(default_factory=dict)
 
     @field_validator("zone")
     @classmethod

@@ -133,6 +133,104 @@ CODES: dict[str, CodeInfo] = {
         "Unknown order open",
         "An order of this account and symbol has no proven outcome; it must be resolved first.",
     ),
+    # the controls that trip (engine.model.controls)
+    "NOT_RECONCILED": CodeInfo(
+        "Not reconciled",
+        "The account's orders and positions have not been compared with its broker's since it connected.",
+    ),
+    "LIMITS_UNSET": CodeInfo(
+        "No limits set",
+        "A live account takes no entries before its max_order_quantity and max_order_value are set.",
+    ),
+    "POS_MAX": CodeInfo(
+        "Position too large",
+        "Position, working orders, unknown orders and this one together exceed max_position_quantity.",
+    ),
+    "OPEN_VALUE_MAX": CodeInfo(
+        "Too much open",
+        "The value of all open orders would exceed the account's or the firm's limit.",
+    ),
+    "EXPOSURE_MAX": CodeInfo(
+        "Exposure limit",
+        "Positions and open entries together would be worth more than the account's or the firm's limit.",
+    ),
+    "DAY_MAX": CodeInfo(
+        "Orders for the day",
+        "The account, the strategy or the firm has sent its orders of the day.",
+    ),
+    "UNREVIEWED": CodeInfo(
+        "Waits for review of the strategy",
+        "The strategy has had its automated executions; a person reviews it and lets it go on.",
+    ),
+    "REPEATED": CodeInfo(
+        "Same content again",
+        "A signal of another id asked for the same within signals.repeat_window_s.",
+        soft=True,
+    ),
+    "RESTRICTED": CodeInfo("Restricted", "The symbol is on limits.restricted_symbols."),
+    "INEXACT": CodeInfo(
+        "Not a plain number",
+        "A number is not finite, not positive or not on the instrument's grid.",
+    ),
+    "REJECT_STORM": CodeInfo(
+        "Too many rejections",
+        "The broker rejected too many of the account's or strategy's orders in a row; entries are off until a "
+        "person resumes it.",
+    ),
+    "BREAKER_OPEN": CodeInfo(
+        "Broker breaker open",
+        "Too many of the broker's answers failed or did not come; entries wait until a read succeeds.",
+    ),
+    "CONSERVATION": CodeInfo(
+        "More left than planned",
+        "More orders or quantity left than were planned; everything is halted.",
+    ),
+    "DRIFTED": CodeInfo(
+        "Not as expected",
+        "The broker's orders, positions or cash differ from the journal's twice in a row; entries are off.",
+    ),
+    "CORPORATE_ACTION": CodeInfo(
+        "Instrument changed",
+        "The broker changed the instrument overnight (name, lot, tick, split); its position is looked at by a person.",
+    ),
+    "FOREIGN_ORDER": CodeInfo(
+        "Foreign order",
+        "A working order at the broker is none of ours; it is counted and not touched.",
+    ),
+    "CLOCK": CodeInfo(
+        "Clock is off",
+        "This machine's clock differs too much from the brokers', or it was set back.",
+    ),
+    "EPOCH": CodeInfo(
+        "Another writer", "Another engine has taken over this book; this one sends nothing."
+    ),
+    "OTHER_HOST": CodeInfo(
+        "Copied from another machine",
+        "This home was last used on another machine; a person makes sure that one is off and re-arms.",
+    ),
+    "FINGERPRINT": CodeInfo(
+        "Changed outside",
+        "The configuration or the limits were changed by hand since the last stop.",
+    ),
+    "DESK_LOST": CodeInfo(
+        "Desk lost",
+        "No desk has been heard of for safety.desk_lost_after_s; safety.desk_lost was done.",
+    ),
+    "ENGINE_HUNG": CodeInfo(
+        "Engine hung",
+        "The engine gave no sign of life; the watchdog latched and canceled in its stead.",
+    ),
+    "KILL_INCOMPLETE": CodeInfo(
+        "Kill incomplete", "Orders still work after the kill switch; look at the broker."
+    ),
+    "UNACKNOWLEDGED": CodeInfo(
+        "Nobody acknowledged",
+        "A critical alert was not acknowledged in safety.halt_unacknowledged_s.",
+    ),
+    "AUDIT_BROKEN": CodeInfo("Audit chain broken", "The audit trail was changed or cut off."),
+    "FORBIDDEN": CodeInfo("Not allowed", "The operator's role does not include this command."),
+    "PIN_REQUIRED": CodeInfo("PIN needed", "The command needs the operator's PIN."),
+    "PIN_WRONG": CodeInfo("Wrong PIN", "The PIN is wrong; after five wrong ones there is a pause."),
     # exits
     "EXIT_BLOCKED": CodeInfo(
         "Exit blocked",

@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
     StringConstraints,
     TypeAdapter,
     ValidationError,
@@ -37,6 +38,8 @@ class _Command(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    pin: SecretStr | None = Field(None, exclude=True, repr=False)
+    """The operator's PIN, where one is set and the command needs it; never stored and never shown."""
 
 
 class Approve(_Command):
@@ -197,6 +200,51 @@ class ReloadAccounts(_Command):
     command: Literal["reload_accounts"]
 
 
+class SetLimits(_Command):
+    """Change an account's limits (only those named; ``null`` removes one); in force for new intents only."""
+
+    command: Literal["set_limits"]
+    account: Name
+    limits: dict[str, Any]
+    reason: Text
+
+
+class Acknowledge(_Command):
+    """Say that alerts were seen (``alerts`` absent: all); stops their escalation."""
+
+    command: Literal["acknowledge"]
+    alerts: tuple[str, ...] | None = None
+
+
+class Review(_Command):
+    """Confirm a strategy's automated executions: its repeated-execution throttle (C11) begins anew."""
+
+    command: Literal["review"]
+    strategy: Name
+
+
+class Adopt(_Command):
+    """Take a difference's actual value, the broker's, as ours. ``key`` as in the table ``differences``."""
+
+    command: Literal["adopt"]
+    key: Text
+    reason: Text | None = None
+
+
+class Repair(_Command):
+    """Send what brings a difference's actual value to the expected one. ``key`` as in ``differences``."""
+
+    command: Literal["repair"]
+    key: Text
+    reason: Text | None = None
+
+
+class Presence(_Command):
+    """The desk's sign of life for the dead-man's switch; never kept in the journal."""
+
+    command: Literal["presence"]
+
+
 Command = (
     Approve
     | Reject
@@ -216,6 +264,12 @@ Command = (
     | SetAccountActive
     | LogIn
     | ReloadAccounts
+    | SetLimits
+    | Acknowledge
+    | Review
+    | Adopt
+    | Repair
+    | Presence
 )
 _ADAPTER: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="command")])
 

@@ -20,6 +20,10 @@ KILL: Final = "kill"
 LATENCY: Final = "latency"
 PNL: Final = "pnl"
 ALERTS: Final = "alerts"
+DIFFERENCES: Final = "differences"
+EXTERNAL: Final = "external"
+CONTROLS: Final = "controls"
+USAGE: Final = "usage"
 
 KEYS: Final[dict[str, str]] = {
     SIGNALS: "key",  # source/id
@@ -33,6 +37,10 @@ KEYS: Final[dict[str, str]] = {
     LATENCY: "stage",
     PNL: "at",
     ALERTS: "id",
+    DIFFERENCES: "key",  # account/kind/subject
+    EXTERNAL: "key",  # account/order_id
+    CONTROLS: "number",  # C01 to C30
+    USAGE: "key",  # scope/limit
 }
 
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
@@ -218,7 +226,65 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     ),
     LATENCY: ("stage", "total", "minute", "second", "buckets", "at"),
     PNL: ("at", "equity", "total", "realised", "unrealised"),
-    ALERTS: ("id", "at", "severity", "area", "code", "account", "text"),
+    ALERTS: (
+        "id",
+        "at",
+        "severity",
+        "area",
+        "code",
+        "account",
+        "text",
+        "count",
+        "last_at",
+        "acknowledged_at",
+    ),
+    DIFFERENCES: (
+        "key",
+        "account",
+        "broker",
+        "kind",
+        "symbol",
+        "expected",
+        "actual",
+        "difference",
+        "value",
+        "seen",
+        "since",
+        "at",
+        "actions",
+        "text",
+    ),
+    EXTERNAL: (
+        "key",
+        "account",
+        "broker",
+        "order_id",
+        "cl_ord_id",
+        "symbol",
+        "side",
+        "order_type",
+        "order_qty",
+        "leaves_qty",
+        "limit_price",
+        "stop_price",
+        "status",
+        "value",
+        "since",
+        "at",
+    ),
+    CONTROLS: (
+        "number",
+        "title",
+        "state",
+        "setting",
+        "refusals",
+        "last_at",
+        "last_code",
+        "last_account",
+        "last_text",
+        "meaning",
+    ),
+    USAGE: ("key", "scope", "limit", "used", "most", "percent", "unit", "text", "at"),
 }
 """``sizing``, ``limits``, ``hours`` are objects; ``tags``, ``strategies``, ``symbols`` lists; ``services`` maps a
 name (``journal``, ``redis``, ``mongo``, ``prices``) to ``{"state","text"}``; ``prices`` maps a symbol to its last
@@ -232,7 +298,15 @@ limits alone; ``predicted_cold``: how many of its accounts have no free connecti
 count. An account's ``queue``: orders that wait in its lane; ``rate_left``: entries its limits would let leave
 at once; ``warm_connections``: open of wanted, like ``2/2``; ``last_probe_at``: when its broker last answered;
 ``paused_until``: the end of the quiet its broker asked for; ``logs_in``: whether its broker wants a person to log
-in each day (the command ``log_in``); ``todo``: what a person must do, empty if nothing."""
+in each day (the command ``log_in``); ``todo``: what a person must do, empty if nothing.
+
+``differences``: what the broker says against what the journal expects. ``kind`` is ``order``, ``position`` or
+``cash``; ``symbol`` the position's, or the order's ClOrdID; ``seen`` how many comparisons in a row found it;
+``actions`` what may be done (``adopt``: the broker's word becomes ours; ``repair``: an order brings it to ours).
+``external``: working orders at a broker that are none of ours: counted as exposure, never touched but by ``kill``.
+``controls``: the thirty controls (engine.model.controls); ``state`` is ``on``, ``off``, ``tripped`` or ``failing``.
+``usage``: limits in use, ``scope`` as in commands (``all`` is the firm), ``percent`` a whole number.
+An alert's ``count`` and ``last_at`` tell how often and when last the same was told: repeats are grouped."""
 
 STAGES: Final = (
     "validated",
