@@ -14,6 +14,8 @@ from gui.bridge import Store
 from gui.commands import Registry, Tasks, Work
 from gui.notifications import Notifier
 
+_PIN_CODES = frozenset({"PIN_REQUIRED", "PIN_WRONG"})
+
 
 class Desk(QObject):
     """What every panel and dialog is given: the store, the client, the registry, words to the user.
@@ -38,6 +40,7 @@ class Desk(QObject):
         self.demo = False
         self.engine_here = True  # on this machine: a login may be made in the browser here
         self.signal_key: str | None = None
+        self._pin_asked: asyncio.Future[str] | None = None
 
     def spawn(self, work: Work, title: str) -> None:
         """Run a coroutine of a command (kept, guarded)."""
@@ -67,8 +70,27 @@ class Desk(QObject):
         return self.client
 
     async def command(self, name: str, **fields: Any) -> dict[str, Any]:
-        """Send an operator's command; raises ``CommandRefused``."""
-        return await self._engine().command(name, **fields)
+        """Send an operator's command, with the PIN if it needs one; raises ``CommandRefused``."""
+        while True:
+            try:
+                return await self._engine().command(name, **fields)
+            except CommandRefused as refusal:
+                if refusal.code not in _PIN_CODES or not (pin := await self._pin(refusal.message)):
+                    raise
+                fields["pin"] = pin
+
+    async def _pin(self, text: str) -> str:
+        """Ask for the PIN; those that need it at the same time share one answer."""
+        if self._pin_asked is None or self._pin_asked.done():
+            asked: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            self._pin_asked = asked
+
+            def answer(pin: str) -> None:
+                if not asked.done():
+                    asked.set_result(pin)
+
+            self.ask("pin", text=text, answer=answer)
+        return await asyncio.shield(self._pin_asked)
 
     async def send_signal(self, document: dict[str, Any]) -> dict[str, Any]:
         """Send a signal; raises ``CommandRefused``."""

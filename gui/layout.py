@@ -15,7 +15,7 @@ from PySide6.QtWidgets import QMainWindow, QTabBar
 from gui.dock import PanelDock
 
 log = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 FILE = "layout.json"
 ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 
@@ -27,7 +27,7 @@ def arrange(window: QMainWindow, docks: Docks, preset: str) -> None:
     for dock in docks.values():
         dock.setFloating(False)
         window.removeDockWidget(dock)
-    {"latency": _latency, "review": _review}.get(preset, _trade)(window, docks)
+    {"latency": _latency, "review": _review, "risk": _risk}.get(preset, _trade)(window, docks)
     for bar in window.findChildren(QTabBar):
         bar.setDocumentMode(True)
         bar.setExpanding(False)
@@ -67,8 +67,8 @@ def _trade(window: QMainWindow, docks: Docks) -> None:
     _place(
         window,
         docks,
-        [["signals", "signal_detail"], ["orders+positions+fills+alerts"]],
-        [["accounts+todo+risk"], ["latency"], ["pnl"]],
+        [["signals", "signal_detail"], ["orders+positions+fills+alerts+reconciliation"]],
+        [["accounts+todo+risk+controls"], ["latency"], ["pnl"]],
     )
     width, height = window.width(), window.height()
     right = max(372, int(width * 0.26))
@@ -95,7 +95,7 @@ def _review(window: QMainWindow, docks: Docks) -> None:
         window,
         docks,
         [["signals"], ["orders+fills+alerts+latency"]],
-        [["signal_detail"], ["accounts+todo+positions+risk+pnl"]],
+        [["signal_detail"], ["accounts+todo+positions+risk+controls+reconciliation+pnl"]],
     )
     width, height = window.width(), window.height()
     _size(window, docks, {"signals": int(width * 0.56), "signal_detail": int(width * 0.44)}, ACROSS)
@@ -107,8 +107,8 @@ def _latency(window: QMainWindow, docks: Docks) -> None:
     _place(
         window,
         docks,
-        [["latency"], ["signals+orders+positions+fills+alerts"]],
-        [["signal_detail"], ["accounts+todo+risk+pnl"]],
+        [["latency"], ["signals+orders+positions+fills+alerts+reconciliation"]],
+        [["signal_detail"], ["accounts+todo+risk+controls+pnl"]],
     )
     width, height = window.width(), window.height()
     _size(window, docks, {"latency": int(width * 0.66), "signal_detail": int(width * 0.34)}, ACROSS)
@@ -116,6 +116,21 @@ def _latency(window: QMainWindow, docks: Docks) -> None:
     _size(
         window, docks, {"signal_detail": int(height * 0.55), "accounts": int(height * 0.45)}, DOWN
     )
+
+
+def _risk(window: QMainWindow, docks: Docks) -> None:
+    _place(
+        window,
+        docks,
+        [["controls"], ["reconciliation+orders+positions+fills"]],
+        [["risk"], ["alerts+accounts+todo+signals+signal_detail+latency+pnl"]],
+    )
+    width, height = window.width(), window.height()
+    _size(window, docks, {"controls": int(width * 0.56), "risk": int(width * 0.44)}, ACROSS)
+    _size(
+        window, docks, {"controls": int(height * 0.58), "reconciliation": int(height * 0.42)}, DOWN
+    )
+    _size(window, docks, {"risk": int(height * 0.5), "alerts": int(height * 0.5)}, DOWN)
 
 
 def _size(window: QMainWindow, docks: Docks, sizes: dict[str, int], way: Qt.Orientation) -> None:

@@ -38,6 +38,7 @@ PRESETS = (
     ("trade", "Trade", "Ctrl+1"),
     ("review", "Review", "Ctrl+2"),
     ("latency", "Latency", "Ctrl+3"),
+    ("risk", "Risk", "Ctrl+4"),
 )
 KILL_KEY = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from gui.dialogs.base import Dialog
 from gui.dialogs.confirm import ConfirmDialog
 from gui.dialogs.help import AboutDialog, ShortcutsDialog
+from gui.dialogs.limits import LimitsDialog
 from gui.dialogs.log_in import LogInDialog
 from gui.dialogs.orders import ReplaceDialog, ResolveDialog
 from gui.dialogs.palette import PaletteDialog
+from gui.dialogs.pin import PinDialog
 from gui.dialogs.rearm import RearmDialog
 from gui.dialogs.review import ApproveDialog, ForceDialog
 from gui.dialogs.stops import StopsDialog
@@ -19,8 +21,10 @@ ALL: dict[str, type[Dialog]] = {
     "approve": ApproveDialog,
     "confirm": ConfirmDialog,
     "force": ForceDialog,
+    "limits": LimitsDialog,
     "log_in": LogInDialog,
     "palette": PaletteDialog,
+    "pin": PinDialog,
     "rearm": RearmDialog,
     "replace": ReplaceDialog,
     "resolve": ResolveDialog,

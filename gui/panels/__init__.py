@@ -5,11 +5,13 @@ from __future__ import annotations
 from gui.panel import Panel
 from gui.panels.accounts import AccountsPanel
 from gui.panels.alerts import AlertsPanel
+from gui.panels.controls import ControlsPanel
 from gui.panels.fills import FillsPanel
 from gui.panels.latency import LatencyPanel
 from gui.panels.orders import OrdersPanel
 from gui.panels.pnl import PnlPanel
 from gui.panels.positions import PositionsPanel
+from gui.panels.reconciliation import ReconciliationPanel
 from gui.panels.risk import RiskPanel
 from gui.panels.signal_detail import SignalDetailPanel
 from gui.panels.signals import SignalsPanel
@@ -25,6 +27,8 @@ ALL: tuple[type[Panel], ...] = (
     AccountsPanel,
     TodoPanel,
     RiskPanel,
+    ControlsPanel,
+    ReconciliationPanel,
     LatencyPanel,
     PnlPanel,
 )

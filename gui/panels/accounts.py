@@ -168,6 +168,8 @@ class AccountsPanel(TablePanel):
             Command("account.log_in", "Log in…", self._log_in, "login token session kite browser", "L", group,
                     enabled=self.offers(lambda row: bool(row.get("logs_in"))), scope=self.view,
                     about="Make the day's login at the account's broker, in the browser"),
+            Command("account.limits", "Limits…", self._limits, "max order value quantity loss", "", group,
+                    enabled=some, scope=self.view, about="See and change the limits of the selected account"),
             Command("account.kill", "Halt account…", self._kill, "kill stop", "", group, CONFIRM, enabled=some,
                     about="Halt the selected account and cancel its working orders"),
             Command("account.flatten", "Flatten this account…", self._flatten, "close everything", "", group, HOLD,
@@ -181,7 +183,7 @@ class AccountsPanel(TablePanel):
 
     def menu_commands(self) -> list[str]:
         """Return the row menu."""
-        return ["account.toggle", "account.log_in", "", "account.pause", "account.resume", "",
+        return ["account.toggle", "account.log_in", "", "account.pause", "account.resume", "account.limits", "",
                 "account.kill", "account.flatten", "", "account.reload"]  # fmt: skip
 
     def _only_needs(self) -> None:
@@ -194,6 +196,11 @@ class AccountsPanel(TablePanel):
         row = next((row for row in self.chosen() if row.get("logs_in")), None)
         if row:
             self.desk.ask("log_in", account=dict(row))
+
+    def _limits(self) -> None:
+        row = self.chosen_one()
+        if row:
+            self.desk.ask("limits", account=dict(row))
 
     def _on_toggled(self, key: str, _column: str) -> None:
         row = self.model.rows.get(key)

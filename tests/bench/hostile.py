@@ -1,8 +1,8 @@
 """Hostile signals at speed: broken out of valid ones, and whatever is accepted is held against the judge.
 
 ``python -m tests.bench.hostile [--count N] [--seed S] [--processes P]`` prints what was refused with which code, and
-the slowest body. The judge is that of ``fuzz_parser``, which shares nothing with the parser; it is asked about every body
-that the parser accepts, so nothing can be accepted wrongly unseen. (That nothing is *refused* wrongly is
+the slowest body. The judge is that of ``fuzz_parser``, which shares nothing with the parser; it is asked about every
+body that the parser accepts, so nothing can be accepted wrongly unseen. (That nothing is *refused* wrongly is
 ``fuzz_parser``'s business.) A failure prints the body, and repeats by its seed.
 """
 

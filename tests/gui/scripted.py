@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.errors import CommandRefused
 from engine.model import tables
+from engine.model.controls import CONTROLS
 from engine.model.enums import ConnectionState
 
 SYMBOLS = {
@@ -513,6 +514,7 @@ class ScriptedClient:
             )
         self._history()
         self.alerts()
+        self.books()
         self.put(tables.ENGINE, self.engine())
 
     def _history(self) -> None:
@@ -564,8 +566,68 @@ class ScriptedClient:
                     "code": code or None,
                     "account": account or None,
                     "text": text,
+                    "count": number + 1,
+                    "last_at": at(self.now),
+                    "acknowledged_at": None if number < 2 else at(self.now),
                 },
             )
+
+    def books(self) -> None:
+        """What the books differ in, orders of others, controls and limits in use."""
+        said = (
+            ("position", "A-003", "AAPL", "120", "80", "-40", "7600.00", ["adopt", "repair"],
+             "Our fills make 120, the broker holds 80"),
+            ("order", "A-007", "QUJ37FOUMKX6TOPAX2R5", "new", "none", "", None, ["adopt"],
+             "The broker no longer lists it, and tells no end of it"),
+            ("cash", "A-012", "USD", "98120.40", "98119.15", "-1.25", "1.25", ["adopt"], "Fees that no fill told"),
+        )  # fmt: skip
+        for number, (kind, account, symbol, ours, theirs, gap, value, actions, text) in enumerate(
+            said
+        ):
+            self.put(
+                tables.DIFFERENCES,
+                {
+                    "key": f"{account}/{kind}/{symbol}", "account": account, "broker": "alpaca", "kind": kind,
+                    "symbol": symbol, "expected": ours, "actual": theirs, "difference": gap, "value": value,
+                    "seen": 2 + number, "since": at(self.now - timedelta(minutes=3 * number + 1)),
+                    "at": at(self.now), "actions": actions, "text": text,
+                },
+            )  # fmt: skip
+        self.put(
+            tables.EXTERNAL,
+            {
+                "key": "A-009/8f2c", "account": "A-009", "broker": "alpaca", "order_id": "8f2c", "cl_ord_id": "",
+                "symbol": "NVDA", "side": "buy", "order_type": "limit", "order_qty": "25", "leaves_qty": "25",
+                "limit_price": "118.50", "stop_price": None, "status": "new", "value": "2962.50",
+                "since": at(self.now - timedelta(minutes=12)), "at": at(self.now),
+            },
+        )  # fmt: skip
+        states = {"C21": "tripped", "C24": "failing", "C10": "off", "C11": "off"}
+        for control in CONTROLS:
+            refused = 7 if control.number in {"C02", "C04", "C13"} else 0
+            self.put(
+                tables.CONTROLS,
+                {
+                    "number": control.number, "title": control.title, "meaning": control.meaning,
+                    "state": states.get(control.number, "on"), "setting": "", "refusals": refused,
+                    "last_at": at(self.now) if refused else None, "last_code": control.codes[0] if refused else None,
+                    "last_account": "A-004" if refused else None, "last_text": "500 > 50" if refused else None,
+                },
+            )  # fmt: skip
+        for scope, limit, used, most, unit in (
+            ("all", "max_gross_exposure", "4875000", "5000000", "USD"),
+            ("account:A-004", "max_daily_loss", "1000", "1000", "USD"),
+            ("account:A-002", "max_orders_per_day", "61", "200", "orders"),
+            ("strategy:breakout", "max_unreviewed", "17", "20", "executions"),
+        ):
+            percent = int(100 * int(used) / int(most))
+            self.put(
+                tables.USAGE,
+                {
+                    "key": f"{scope}/{limit}", "scope": scope, "limit": limit, "used": used, "most": most,
+                    "percent": percent, "unit": unit, "text": f"{used} of {most} {unit}", "at": at(self.now),
+                },
+            )  # fmt: skip
 
     def before_the_open(self) -> None:
         """Let some accounts need something, some positions be watched by others, or by nobody."""

@@ -94,7 +94,7 @@ async def one(
         else:
             picture(window, out / f"{name}.png")
             if mode == "busy" and size[0] == 2560:
-                for preset in ("review", "latency"):
+                for preset in ("review", "latency", "risk"):
                     window.arrange(preset)
                     await settle(0.6)
                     picture(window, out / f"{preset}-{theme}-2560.png")
@@ -128,6 +128,8 @@ async def each_dialog(out: Path, window: MainWindow, client: ScriptedClient, the
         "replace": {"order": order},
         "resolve": {"order": order},
         "log_in": {"account": needing},
+        "limits": {"account": needing},
+        "pin": {"text": "rearm needs the PIN of ada", "answer": str},
         "rearm": {"scope": "all", "state": "disarmed"},
         "stops": {"position": next(iter(client.tables[tables.POSITIONS].values()))},
         "confirm": {

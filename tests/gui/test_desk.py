@@ -591,6 +591,8 @@ async def test_everything_one_can_touch_has_a_name(desk: DeskUnderTest) -> None:
         "stops": {"position": next(iter(desk.client.tables[tables.POSITIONS].values()))},
         "confirm": {"title": "t", "facts": [], "go": "Go", "run": None, "danger": 2},
         "log_in": {"account": next(iter(desk.client.tables[tables.ACCOUNTS].values()))},
+        "limits": {"account": next(iter(desk.client.tables[tables.ACCOUNTS].values()))},
+        "pin": {"text": "rearm needs the PIN", "answer": str},
     }  # fmt: skip
     for name in dialogs.ALL:
         desk.window.open_dialog(name, subjects.get(name, {}))
@@ -615,18 +617,18 @@ def _inside(widget: QWidget) -> bool:
 async def test_panels_have_constant_names_and_all_are_docked(desk: DeskUnderTest) -> None:
     assert [panel.NAME for panel in panels.ALL] == [
         "signals", "signal_detail", "orders", "positions", "fills", "alerts", "accounts", "todo", "risk",
-        "latency", "pnl",
+        "controls", "reconciliation", "latency", "pnl",
     ]  # fmt: skip
     for name, dock in desk.window.docks.items():
         assert dock.objectName() == f"dock.{name}"
 
 
-@pytest.mark.parametrize("preset", ["trade", "review", "latency"])
+@pytest.mark.parametrize("preset", ["trade", "review", "latency", "risk"])
 async def test_presets_keep_every_panel(desk: DeskUnderTest, preset: str) -> None:
     desk.desk.registry.run(f"layout.{preset}")
     await asyncio.sleep(0.02)
     assert all(not dock.isHidden() for dock in desk.window.docks.values())
-    assert desk.view.isVisible() or preset == "latency"
+    assert desk.view.isVisible() or preset in {"latency", "risk"}
 
 
 async def test_themes_switch_while_running(desk: DeskUnderTest) -> None:
