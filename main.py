@@ -29,8 +29,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "ingest": ("engine.cli.later", "the intake as a service of its own"),
     "execute": ("engine.cli.later", "the execution of some partitions as a service of its own"),
     "profile": ("engine.cli.later", "a load test under a profiler"),
-    "audit": ("engine.cli.later", "check the audit chain"),
+    "vault": ("engine.cli.vault", "where the key of stored secrets lies; lock it, change it"),
+    "operators": ("engine.cli.operators", "who may give which commands: tokens, roles, PINs"),
+    "audit": ("engine.cli.audit", "verify, show or export the audit trail"),
 }
+_HIDDEN: Final = {"watchdog": ("engine.cli.watchdog", "act in the stead of an engine that hangs")}
 _WITH_VALUE: Final = ("--home", "--config")
 _COMMON: Final = (*_WITH_VALUE, "--json")
 
@@ -65,7 +68,7 @@ def _run(arguments: list[str]) -> int:
         name, rest = "desk", arguments
     else:
         name, rest = arguments[place], arguments[:place] + arguments[place + 1 :]
-    if name not in COMMANDS:
+    if name not in COMMANDS and name not in _HIDDEN:
         return _unknown(name)
     command = _load(name)
     parser = argparse.ArgumentParser(
@@ -151,12 +154,12 @@ def _refuse(text: str) -> int:
 
 
 def _load(name: str) -> _Command:
-    module = COMMANDS[name][0]
+    module = (_HIDDEN.get(name) or COMMANDS[name])[0]
     return cast("_Command", importlib.import_module(module)) if module else _Desk()
 
 
 def _sentence(name: str) -> str:
-    text = COMMANDS[name][1]
+    text = (_HIDDEN.get(name) or COMMANDS[name])[1]
     return f"{text[0].upper()}{text[1:]}."
 
 

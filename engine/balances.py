@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from engine.clock import Clock
 from engine.errors import BrokerError
 from engine.execution.dispatcher import Dispatcher
+from engine.execution.standing_back import StandingBack
 from engine.model.account_state import AccountState
 from engine.model.numbers import ZERO
 from engine.portfolio.position_keeper import PositionKeeper
@@ -21,17 +22,13 @@ EVERY_NS = 15_000_000_000
 AFTER_FILL_NS = 3_000_000_000
 AT_ONCE = 4
 PAUSE_S = 0.2
-ALONE_S = 0.3
-"""Reading goes on this long after orders were last sent: by then their replies are in."""
-HELD_NS = 1_000_000_000
-"""Where signals come without a pause, a few accounts are read this often all the same; in between, an account's
-equity follows its own fills (``balance_base``)."""
 
 
 class BalanceReader:
     """Keeps every usable account's money fresh; a venue that does not answer holds up no other's.
 
-    It stands back while orders leave: a reading costs as much as a dozen of them. Sessions are the fleet's own.
+    It stands back while orders leave; in between, an account's equity follows its own fills (``balance_base``).
+    Sessions are the fleet's own.
     """
 
     def __init__(
@@ -50,7 +47,7 @@ class BalanceReader:
         self._keeper = keeper
         self._changed = changed
         self._due_ns: dict[str, int] = {}
-        self._began_ns = 0  # when last anything was begun
+        self._standing_back = StandingBack(dispatcher, states)
         self._reading: dict[str, asyncio.Task[None]] = {}  # by account
 
     def now(self, account_id: str) -> None:
@@ -87,15 +84,8 @@ class BalanceReader:
         due = [state for state in self._states.values() if self._is_due(state, now)]
         if self._begin_some((state for state in due if state.balances is None), now):
             return True
-        if not self._held_up(now):
+        if not self._standing_back.holds(now):
             self._begin_some((state for state in due if state.balances is not None), now)
-        return False
-
-    def _held_up(self, now: int) -> bool:
-        """Say whether orders have just left; for ``HELD_NS`` at most."""
-        if self._dispatcher.idle_s() < ALONE_S and now - self._began_ns < HELD_NS:
-            return True
-        self._began_ns = now
         return False
 
     def _begin_some(self, states: Iterable[AccountState], now: int) -> int:

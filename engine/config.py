@@ -7,6 +7,7 @@ given, its value and what was expected. Credentials in URLs are never shown.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -74,6 +75,11 @@ def _listen(value: str) -> str:
     match = _LISTEN.fullmatch(value)
     if not match or int(match[2]) > 65535:
         raise ValueError("not host:port")
+    return value
+
+
+def _network(value: str) -> str:
+    ipaddress.ip_network(value)
     return value
 
 
@@ -239,6 +245,8 @@ class SafetyConfig(_Section):
         "ignore", description='"ignore", "pause", "disarm" or "halt"'
     )
     desk_lost_after_s: _Seconds = Field(10.0, ge=1, le=3_600, description="seconds from 1 to 3600")
+    disarm_after_crash: bool = Field(False, description="true or false")
+    disarm_after_edit: bool = Field(False, description="true or false")
     watchdog_s: _Seconds = Field(10.0, ge=0, le=3_600, description=_TO_AN_HOUR)
 
 
@@ -264,7 +272,9 @@ class HookConfig(_Section):
 
     ``format``: ``auto`` looks at each body, ``tradingview`` and ``v1`` insist. ``strategy`` and
     ``valid_for_s`` serve alerts that name none. ``symbols`` maps the sender's ticker to ours,
-    before ``strip_exchange`` takes ``NASDAQ:`` off the rest.
+    before ``strip_exchange`` takes ``NASDAQ:`` off the rest. ``signed``: refuse what carries no valid
+    signature (engine.api.signatures). ``allow_from``: take nothing from other addresses; behind a proxy
+    everything comes from the proxy's.
     """
 
     format: Literal["auto", "tradingview", "v1"] = Field(
@@ -275,6 +285,12 @@ class HookConfig(_Section):
         None, ge=Decimal("0.1"), le=Decimal(86_400), description=_AGE
     )
     strip_exchange: bool = Field(True, description="true or false")
+    signed: bool = Field(False, description="true or false")
+    allow_from: tuple[Annotated[str, AfterValidator(_network)], ...] = Field(
+        (),
+        strict=False,
+        description='a list of addresses and networks, like ["203.0.113.7", "198.51.100.0/24"]',
+    )
     symbols: Annotated[
         Mapping[_Ticker, _Symbol],
         AfterValidator(MappingProxyType),
@@ -440,7 +456,8 @@ def _finding(
     origins: Mapping[tuple[str, ...], str],
     file: Path,
 ) -> str:
-    path = tuple(str(part) for part in loc if part != "[key]")
+    # Of a list it is the list that is named, not the place in it.
+    path = tuple(part for part in loc if isinstance(part, str) and part != "[key]")
     value: Any = tree
     for part in path:
         value = value.get(part) if isinstance(value, dict) else None

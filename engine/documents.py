@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -46,6 +46,10 @@ def signal_document(signal: Signal) -> dict[str, Any]:
     return document
 
 
-def signal_from_document(body: bytes, body_hash: str, now: datetime) -> Signal:
-    """Rebuild a signal the journal kept."""
-    return replace(build_signal(orjson.loads(body), source=None, now=now), body_hash=body_hash)
+_ANY_TIME = datetime.max.replace(tzinfo=UTC)
+
+
+def signal_from_document(body: bytes, body_hash: str) -> Signal:
+    """Rebuild a signal the journal kept. It was judged when it came: the clock may have been set back since."""
+    signal = build_signal(orjson.loads(body), source=None, now=_ANY_TIME)
+    return replace(signal, body_hash=body_hash)

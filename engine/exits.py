@@ -105,7 +105,9 @@ class Exits:
         if any(leg.parent != order.cl_ord_id for leg, _price in differing):
             # An earlier entry's bracket works other prices: the newest entry's hold for all of it.
             self._engine.spawn(
-                self._change_or_tell(position, position.levels, fill.exec_id), "align-exits"
+                self._change_or_tell(position, position.levels, fill.exec_id),
+                "align-exits",
+                fill.account,
             )
 
     def on_order(self, order: Order) -> None:
@@ -263,7 +265,8 @@ class Exits:
     def change_soon(self, position: Position, levels: Levels, change_id: str) -> None:
         """Set an open position's levels (a signal's); where the broker works them, what fails is told."""
         if self._differing(position, levels):
-            self._engine.spawn(self._change_or_tell(position, levels, change_id), "change-exits")
+            work = self._change_or_tell(position, levels, change_id)
+            self._engine.spawn(work, "change-exits", position.account)
         else:
             self.guards.set_levels(position, levels)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from engine import failpoints
 from engine.balances import BalanceReader
 from engine.clock import Clock
 from engine.config import Config
@@ -24,6 +25,7 @@ from engine.ports import AccountStore, BrokerAdapter, BrokerSession, BrokerSink,
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 32
+_UP = (ConnectionState.CONNECTED, ConnectionState.DEGRADED)
 _WIRE = ("broker", "environment", "base_url", "credentials", "egress", "options")
 """What of an account's document a session is made of: a change of it needs a new one."""
 
@@ -37,6 +39,8 @@ class FleetHooks:
     added: Callable[[AccountState], None]  # an account became known: it may have working orders
     connected: Callable[[AccountState], None]  # a session came up: reconcile
     alert: Callable[[str, str, str, str], None]  # severity, code, account, text
+    failed: Callable[[str, BaseException, str], None]  # a task of an account's (empty: of all)
+    opened: Callable[[AccountState, Lane], None]  # an account has a new session and lane
 
 
 class Fleet:
@@ -112,16 +116,15 @@ class Fleet:
             await adapter.close()
         await self.store.close()
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str, account: str = "") -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(lambda done: self._ended(done, account))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[None], account: str) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed", task.get_name(), exc_info=error)
-            self._hooks.alert("critical", "INTERNAL", "", f"{task.get_name()} failed: {error}")
+            self._hooks.failed(task.get_name(), error, account)
 
     # ---- sessions ----------------------------------------------------------------------------------------------
 
@@ -140,10 +143,11 @@ class Fleet:
             return
         self.sessions[state.id] = session
         limit, way = self.limits.of(state.account, session.capabilities)
-        self._dispatcher.lanes[state.id] = Lane(
-            session, limit, way, self._clock, self._gate, self._denied
-        )
-        self._spawn(self._connect(state, session), f"connect-{state.id}")
+        state.reconciled = False  # whoever answers there is asked first
+        lane = Lane(session, limit, way, self._clock, self._gate, self._denied)
+        self._dispatcher.lanes[state.id] = lane
+        self._hooks.opened(state, lane)
+        self._spawn(self._connect(state, session), f"connect-{state.id}", state.id)
 
     async def first_try(self, within_s: float) -> None:
         """Wait until every account that is on has been tried once, a few seconds at most."""
@@ -188,7 +192,8 @@ class Fleet:
         self._set_connection(state, connection, text)
         if connection in {ConnectionState.CONNECTED, ConnectionState.DEGRADED}:
             self.balances.now(account_id)
-            if connection is ConnectionState.CONNECTED and before is not ConnectionState.CONNECTED:
+            back = connection is ConnectionState.CONNECTED and before is not connection
+            if back or not (state.reconciled or before in _UP):  # degraded from the start, too
                 self._hooks.connected(state)
             lane = self._dispatcher.lanes.get(account_id)
             if lane is not None:
@@ -253,12 +258,16 @@ class Fleet:
         async with self._reloading:
             documents = {account.id: account for account in await self.store.load()}
             changed = 0
+            if failpoints.ARMED:
+                failpoints.hit("K28.before")
             for account_id in list(self.states):
                 if account_id not in documents:
                     changed += await self._removed(account_id)
             for account in documents.values():
                 changed += await self._put(account)
             self._report_problems()
+            if failpoints.ARMED:
+                failpoints.hit("K28.after")
             if changed:
                 self._hooks.accounts_changed()
             return changed

@@ -3,27 +3,57 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from engine import failpoints
 from engine.clock import rfc3339
 from engine.errors import BrokerError, StoreError
 from engine.model import tables
 from engine.model.account_state import AccountState
 from engine.model.enums import OrderStatus, OrderType, TimeInForce
+from engine.model.messages import ExecutionReport
 from engine.model.numbers import to_text
 from engine.model.order import Order
 
 if TYPE_CHECKING:
     from engine.orders_by_hand import OrdersByHand
+    from engine.ports import BrokerSession
     from engine.trading_engine import TradingEngine
 
 LOOK_EVERY_S = 0.1
+LIST_EVERY_S = 0.5
 CANCEL_AGAIN_S = 2.0
 GIVE_UP_S = 120.0
+"""After so long a person is called; the chase goes on, slower."""
+SLOWER = 4
+ONE = Decimal(1)
+UNSEEN = "not connected: what works there cannot be seen"
+
+
+@dataclass(slots=True)
+class Progress:
+    """One account under a kill. Times are the loop's seconds."""
+
+    asked: dict[str, float] = field(default_factory=dict)
+    """What was asked to be cancelled (ClOrdID, or the broker's id where it is not ours), and when last."""
+    canceled: list[Order] = field(default_factory=list)
+    listed: int = 0
+    """What the broker's own list last held of the scope."""
+    late: int = 0
+    """Orders that came up after the first sweep."""
+    error: str = ""
+    verified_at: str | None = None
+    """When the broker's own list was read without any of the scope, after the last cancel."""
 
 
 class KillRun:
-    """One press of the kill switch, from the latch to an empty book; its progress is the table ``kill``."""
+    """One press of the kill switch, from the latch to an empty book; its progress is the table ``kill``.
+
+    Each account goes at its own pace: one that cannot be reached holds up no other.
+    """
 
     def __init__(
         self, engine: TradingEngine, desk: OrdersByHand, scope: str, command_id: str, flatten: bool
@@ -31,19 +61,23 @@ class KillRun:
         self._engine = engine
         self._desk = desk
         self._scope = scope
+        self._kind = scope.partition(":")[0]
         self._command_id = command_id
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._accounts: dict[str, Progress] = {}
+        self._tasks: list[asyncio.Task[Any]] = []
         self.flatten = flatten
-        self._asked: dict[str, set[str]] = {}
-        self._canceled: dict[str, Order] = {}
-        self._errors: dict[str, str] = {}
-        self._task: asyncio.Task[Any] | None = None
 
     async def begin(self) -> int:
         """Deny what is queued, ask for every cancel; the rest goes on beside. Return the cancels asked for."""
-        for account, lane in self._engine.dispatcher.lanes.items():
+        for lane in self._engine.dispatcher.lanes.values():
             lane.pump()  # the gate denies what the latch forbids
-            self._asked.setdefault(account, set())
-        count = sum(self._cancel(state) for state in self._engine.fleet.states.values())
+        count = 0
+        for state in self._engine.fleet.states.values():
+            if self._kind in {"symbol", "strategy"} or self._desk.in_scope(self._scope, state):
+                self._accounts[state.id] = Progress()
+                count += self._cancel(state)
         self._touch_all()
         if self.flatten:
             # Exits are an operator's own orders: they pass the halt they belong to.
@@ -51,119 +85,209 @@ class KillRun:
                 await self._desk.send_by_hand(self._desk.exits(self._scope, self._command_id))
             except StoreError as error:
                 self._engine.alert("critical", "INTERNAL", "", f"positions are not closed: {error}")
-        self._task = self._engine.task(self._chase(), "kill")
-        if self._scope.partition(":")[0] in {"all", "account", "broker"}:
-            for state in self._engine.fleet.states.values():
-                if self._desk.in_scope(self._scope, state):
-                    self._engine.spawn(self._cancel_listed(state), f"kill-listed-{state.id}")
+        for account in self._accounts:
+            self._tasks.append(self._engine.task(self._chase(account), f"kill-{account}"))
+        self._tasks.append(self._engine.task(self._end(tuple(self._tasks)), "kill"))
         return count
 
-    async def _cancel_listed(self, state: AccountState) -> None:
-        """Cancel what works at the broker and is none of ours."""
-        session = self._engine.fleet.sessions.get(state.id)
-        lane = self._engine.dispatcher.lanes.get(state.id)
-        if session is None or lane is None or not state.usable:
-            return
-        try:
-            listed = await session.open_orders()
-        except BrokerError as error:
-            self._errors[state.id] = f"its list of orders cannot be read: {error}"
-            return
-        for report in listed:
-            known = self._engine.orders.find(report)
-            over = known is None or known.status.terminal  # for us; the broker knows better
-            if over and report.side and report.order_qty:
-                foreign = Order(
-                    cl_ord_id=report.cl_ord_id,
-                    account=state.id,
-                    symbol=report.symbol,
-                    side=report.side,
-                    order_qty=report.order_qty,
-                    order_type=report.order_type or OrderType.MARKET,
-                    time_in_force=report.time_in_force or TimeInForce.DAY,
-                    created_at=self._engine.clock.now(),
-                )
-                foreign.order_id = report.order_id
-                lane.cancel(foreign)
-
     def stop(self) -> None:
-        """End the chase (a newer press takes over)."""
-        if self._task is not None:
-            self._task.cancel()
+        """End the chase (a newer press takes over, or the scope is armed again)."""
+        for task in self._tasks:
+            task.cancel()
 
     def accounts(self) -> list[str]:
         """Return the accounts whose progress is shown."""
-        return list(self._asked)
+        return list(self._accounts)
+
+    # ---- what we know ------------------------------------------------------------------------------------------
 
     def _working(self, state: AccountState) -> list[Order]:
         return [
             order
             for order in state.working.values()
             if self._desk.in_scope(self._scope, state, order.symbol, order.strategy)
-            and not (order.reducing and order.signal_id == self._command_id)
+            and not self._exit_of_ours(order)
         ]
 
-    def _cancel(self, state: AccountState) -> int:
-        orders = self._working(state)
-        asked = self._asked.setdefault(state.id, set())
-        for order in orders:
-            if order.status is OrderStatus.PENDING_CANCEL and order.cl_ord_id in asked:
-                continue
-            if not self._engine.cancel(order, "HALTED", "the kill switch came before it left"):
-                self._errors[state.id] = "no broker session: cancel at the broker"
-                continue
-            asked.add(order.cl_ord_id)
-            self._canceled[order.cl_ord_id] = order
-        return len(orders)
+    def _exit_of_ours(self, order: Order) -> bool:
+        return order.reducing and order.signal_id == self._command_id
 
-    async def _chase(self) -> None:
-        """Look again and again: what was accepted late is cancelled too, until nothing works any more."""
-        elapsed = since_cancel = 0.0
-        while elapsed < GIVE_UP_S:
-            await asyncio.sleep(LOOK_EVERY_S)
-            elapsed += LOOK_EVERY_S
-            since_cancel += LOOK_EVERY_S
-            left = sum(len(self._working(state)) for state in self._engine.fleet.states.values())
-            self._touch_all()
-            if not left:
-                if self.flatten:
-                    await self._desk.close_rest(self._canceled.values(), self._command_id)
-                return
-            if since_cancel >= CANCEL_AGAIN_S:
-                since_cancel = 0.0
-                for state in self._engine.fleet.states.values():
-                    self._cancel(state)
-        self._engine.alert(
-            "critical",
-            "KILL_INCOMPLETE",
-            "",
-            f"{self._scope}: orders still work after {GIVE_UP_S:g} s",
+    def _cancel(self, state: AccountState) -> int:
+        """Ask for the cancel of what works and was not asked for lately; return how many."""
+        progress = self._accounts[state.id]
+        count = 0
+        for order in self._working(state):
+            if not self._due(progress, order.cl_ord_id, order.status is OrderStatus.PENDING_CANCEL):
+                continue
+            if failpoints.ARMED:
+                failpoints.hit("kill.cancel.before")
+            if not self._engine.cancel(order, "HALTED", "the kill switch came before it left"):
+                progress.error = "no broker session: cancel at the broker"
+                continue
+            if order.cl_ord_id not in progress.asked:
+                progress.canceled.append(order)
+            self._note(progress, order.cl_ord_id)
+            count += 1
+            if failpoints.ARMED:
+                failpoints.hit("kill.cancel.after")
+        return count
+
+    def _due(self, progress: Progress, key: str, pending: bool = False) -> bool:
+        """Say whether a cancel is to be asked for, now or again."""
+        last = progress.asked.get(key)
+        if last is None:
+            return True
+        return not pending and self._loop.time() - last >= CANCEL_AGAIN_S
+
+    def _note(self, progress: Progress, key: str) -> None:
+        if key not in progress.asked and self._tasks:
+            progress.late += 1
+        progress.asked[key] = self._loop.time()
+        progress.verified_at = None
+
+    # ---- what the broker says ----------------------------------------------------------------------------------
+
+    def _of_scope(self, state: AccountState, report: ExecutionReport) -> bool:
+        """Say whether a listed order is to go: ours of the scope, and others' where the scope is a whole account."""
+        known = self._engine.orders.find(report)
+        if known is not None and self._exit_of_ours(known):
+            return False
+        if self._kind in {"all", "account", "broker"}:
+            return True
+        return known is not None and self._desk.in_scope(
+            self._scope, state, known.symbol, known.strategy
         )
 
+    def _cancel_listed(self, state: AccountState, report: ExecutionReport) -> None:
+        """Cancel what works at the broker and is none of ours, or over as far as we know; the broker knows better."""
+        known = self._engine.orders.find(report)
+        lane = self._engine.dispatcher.lanes.get(state.id)
+        if (known is not None and not known.status.terminal) or lane is None or report.side is None:
+            return  # ours: asked for as such
+        progress = self._accounts[state.id]
+        # Ours may have ended while the list was on its way: it was asked for under its own id.
+        key = known.cl_ord_id if known is not None else report.order_id or report.cl_ord_id
+        if self._due(progress, key):
+            lane.cancel(as_order(report, state.id, self._engine.clock.now()))
+            self._note(progress, key)
+
+    async def _chase(self, account: str) -> None:
+        """Look again and again: what was accepted late is cancelled too, until the broker itself shows nothing."""
+        progress = self._accounts[account]
+        told = False
+        listed_at = 0.0
+        while progress.verified_at is None:
+            state = self._engine.fleet.states.get(account)
+            if state is None:
+                progress.error = "the account was removed"
+                break
+            self._cancel(state)
+            pace = SLOWER if told else 1
+            if self._loop.time() - listed_at >= LIST_EVERY_S * pace:
+                await self._list(state, progress)
+                listed_at = self._loop.time()
+            self._engine.publisher.touch(tables.KILL, account)
+            if not told and self._loop.time() - self._began > GIVE_UP_S:
+                told = True
+                self._give_up(state, progress)
+            if progress.verified_at is None:
+                await asyncio.sleep(LOOK_EVERY_S * pace)
+        self._engine.publisher.touch(tables.KILL, account)
+        if self.flatten:
+            await self._desk.close_rest(progress.canceled, self._command_id)
+            self._engine.publisher.touch(tables.KILL, account)
+
+    async def _list(self, state: AccountState, progress: Progress) -> None:
+        """Read the broker's own list, cancel what it holds of the scope, note when it holds nothing."""
+        session = self._engine.fleet.sessions.get(state.id)
+        if session is None or not state.usable:
+            progress.error = UNSEEN
+            if not state.account.active and not progress.asked:
+                progress.verified_at = ""  # switched off, and nothing of ours was there
+            return
+        try:
+            listed = await session.open_orders()
+        except BrokerError as error:
+            progress.error = f"its list of orders cannot be read: {error}"
+            return
+        progress.error = ""
+        found = [report for report in listed if self._of_scope(state, report)]
+        progress.listed = len(found)
+        for report in found:
+            self._cancel_listed(state, report)
+        if not found and not self._working(state) and self._settled(session):
+            progress.verified_at = rfc3339(self._engine.clock.now())
+
+    def _settled(self, session: BrokerSession) -> bool:
+        """Say whether everything that left before the latch had the time to show at the broker."""
+        return self._loop.time() - self._began >= session.capabilities.settle_s
+
+    def _give_up(self, state: AccountState, progress: Progress) -> None:
+        names = [f"{order.symbol} {order.cl_ord_id}" for order in self._working(state)[:5]]
+        why = progress.error or f"{progress.listed} listed by the broker"
+        left = f"{', '.join(names)} still work" if names else why
+        text = f"{self._scope}: not clear after {GIVE_UP_S:g} s: {left}; look at the broker"
+        progress.error = progress.error or text
+        self._engine.alert("critical", "KILL_INCOMPLETE", state.id, text)
+
+    async def _end(self, chases: tuple[asyncio.Task[Any], ...]) -> None:
+        """Once every account is clear, note that nothing is left to go on with after a restart."""
+        await asyncio.gather(*chases, return_exceptions=True)
+        if all(progress.verified_at is not None for progress in self._accounts.values()):
+            asked = sum(len(progress.asked) for progress in self._accounts.values())
+            self._engine.shared.finish(self._scope)
+            await asyncio.to_thread(self._engine.shared.sync)
+            text = f"{self._scope}: nothing works any more, {asked} orders canceled"
+            self._engine.alert("info", "HALTED", "", text)
+
+    # ---- telling -----------------------------------------------------------------------------------------------
+
     def _touch_all(self) -> None:
-        for account in self._asked:
+        for account in self._accounts:
             self._engine.publisher.touch(tables.KILL, account)
 
     def row(self, account: str) -> dict[str, Any] | None:
         """Return an account's row of the table ``kill``."""
         state = self._engine.fleet.states.get(account)
-        if state is None:
+        progress = self._accounts.get(account)
+        if state is None or progress is None:
             return None
-        working = len(self._working(state))
-        asked = len(self._asked.get(account, ()))
+        ours = {order.cl_ord_id for order in self._working(state)}
+        working = max(len(ours), progress.listed if progress.verified_at is None else 0)
         residual = {
             position.symbol: to_text(position.qty)
             for position in self._engine.keeper.of(account)
             if position.qty
         }
+        verified = progress.verified_at is not None
         return {
             "account": account,
             "blocked": True,
-            "cancels_sent": asked,
-            "cancels_confirmed": max(0, asked - working),
+            "cancels_sent": len(progress.asked),
+            "cancels_confirmed": max(0, len(progress.asked) - working),
             "working": working,
+            "late": progress.late,
             "residual": residual,
-            "done": working == 0,
-            "error": self._errors.get(account, ""),
+            "done": verified and not (self.flatten and residual),
+            "verified_at": progress.verified_at or None,
+            "error": progress.error,
             "at": rfc3339(self._engine.clock.now()),
         }
+
+
+def as_order(report: ExecutionReport, account: str, now: datetime) -> Order:
+    """Return what cancels a listed order that is none of ours."""
+    assert report.side is not None
+    order = Order(
+        cl_ord_id=report.cl_ord_id,
+        account=account,
+        symbol=report.symbol,
+        side=report.side,
+        order_qty=report.order_qty or ONE,  # no cancel depends on it
+        order_type=report.order_type or OrderType.MARKET,
+        time_in_force=report.time_in_force or TimeInForce.DAY,
+        created_at=now,
+    )
+    order.order_id = report.order_id
+    order.status = report.status or OrderStatus.NEW
+    return order

@@ -1,16 +1,23 @@
-"""The kill switch's second road: a file in the home, obeyed at once by a living engine and first by a starting one."""
+"""The kill switch's second road: what was latched outside this process, obeyed at once or first thing at the start.
+
+``HOME/latch`` (engine.kill_latch) is what ``main.py kill`` and the watchdog write; ``HOME/kill.json``, a list of kill
+commands, is obeyed, too: earlier versions left it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from engine.errors import CommandRefused
+from engine.kill_latch import GENERATION, KillLatch, Record
 from engine.model import commands as c
 from engine.model.enums import TradingState
+from engine.risk.trading_state import Latch
 from engine.trading_engine import TradingEngine
 
 log = logging.getLogger(__name__)
@@ -19,12 +26,14 @@ LOOK_EVERY_S = 0.1
 
 
 class KillFile:
-    """Watches ``HOME/kill.json``: a list of kill commands left by ``main.py kill``."""
+    """Keeps the engine's states and the two files in step; carries out what was pressed outside."""
 
     def __init__(self, engine: TradingEngine, path: Path) -> None:
         self._engine = engine
         self._path = path
         self._task: asyncio.Task[None] | None = None
+        self._shared: KillLatch = engine.shared
+        self._running = False
 
     def _read(self) -> list[dict[str, Any]] | None:
         """Return the commands, or ``None`` without a file. An unreadable one counts as a kill of everything."""
@@ -38,15 +47,69 @@ class KillFile:
             return content
         return [
             {
-                "id": f"kill-file-{self._engine.clock.monotonic_ns():x}",
+                "id": f"kill-file-{self._written():x}",  # the same command for as long as it lies there
                 "command": "kill",
                 "scope": "all",
                 "reason": f"{self._path.name} cannot be read",
             }
         ]
 
+    def _written(self) -> int:
+        try:
+            return self._path.stat().st_mtime_ns
+        except OSError:
+            return self._engine.clock.monotonic_ns()
+
+    # ---- the latch ---------------------------------------------------------------------------------------------
+
+    def take(self) -> None:
+        """Put in force what another process has latched; nothing that must not leaves after this returns.
+
+        Called by the gate, in the middle of a fan-out: what is dear follows in a task.
+        """
+        shared, engine = self._shared, self._engine
+        shared.seen = shared.words[GENERATION]
+        pressed = [r for r in shared.halts() if r["open"] or not self._halted(r)]
+        for record in pressed:
+            engine.states.set(_latch(record))
+        if self._running:
+            engine.spawn(self._carry_out(pressed), "kill-latch")
+
+    def _halted(self, record: Record) -> bool:
+        latch = self._engine.states.get(record["scope"])
+        return latch is not None and latch.state is TradingState.HALTED
+
+    async def _carry_out(self, records: list[Record]) -> None:
+        """Write the rows of halts, and cancel where that is not through (the other process may be at it, too)."""
+        for record in records:
+            if record["open"]:
+                reason = record["reason"] or "kill switch"
+                await self._kill(record["scope"], reason)
+            await self._engine.latch(
+                record["scope"], TradingState.HALTED, record["reason"], record["by"]
+            )
+
+    async def _kill(self, scope: str, reason: str) -> None:
+        number = f"{self._engine.clock.monotonic_ns():x}"
+        document = {"id": f"latch-{number}", "command": "kill", "scope": scope, "reason": reason}
+        try:
+            await self._engine.handle_command(document)
+        except CommandRefused as error:
+            self._engine.alert("critical", "KILL_INCOMPLETE", "", f"{scope}: {error.message}")
+
+    # ---- life --------------------------------------------------------------------------------------------------
+
     async def latch_first(self) -> None:
         """Put the latches in force before anything connects; the rest follows once the engine runs."""
+        self._shared.seen = self._shared.words[GENERATION]
+        for record in self._shared.halts():
+            if not self._halted(record):  # the journal may be an older one
+                await self._engine.latch(
+                    record["scope"], TradingState.HALTED, record["reason"], record["by"]
+                )
+        for latch in self._engine.states.latches():
+            if latch.state is TradingState.HALTED and self._shared.of(latch.scope) is None:
+                self._shared.halt(latch.scope, latch.reason, latch.by, latch.at)
         for document in self._read() or ():
             try:
                 command = c.parse_command(document)
@@ -59,11 +122,17 @@ class KillFile:
                 await self._engine.latch(command.scope, TradingState.HALTED, reason, "kill file")
 
     async def start(self) -> None:
-        """Begin to watch."""
-        self._task = asyncio.get_running_loop().create_task(self._watch(), name="kill-file")
+        """Go on with what an earlier engine, or another process, has not brought to its end; begin to watch."""
+        self._running = True
+        self._engine.spawn(
+            self._carry_out([record for record in self._shared.halts() if record["open"]]),
+            "kill-latch",
+        )
+        self._task = self._engine.task(self._watch(), "kill-file")
 
     async def stop(self) -> None:
         """End."""
+        self._running = False
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -71,13 +140,16 @@ class KillFile:
 
     async def _watch(self) -> None:
         while True:
+            if self._shared.words[GENERATION] != self._shared.seen:
+                self.take()
             documents = self._read()
             if documents is not None:
                 await self._obey(documents)
                 if (
                     self._read() == documents
                 ):  # none was added meanwhile; a command is carried out once by its id
-                    self._path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # held open by its writer: next time
+                        self._path.unlink(missing_ok=True)
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def _obey(self, documents: list[dict[str, Any]]) -> None:
@@ -88,3 +160,7 @@ class KillFile:
                 log.warning("kill file: %s", error)
                 text = f"kill file: {error}"
                 await self._engine.latch("all", TradingState.HALTED, text, "kill file")
+
+
+def _latch(record: Record) -> Latch:
+    return Latch(record["scope"], TradingState.HALTED, record["reason"], record["at"], record["by"])

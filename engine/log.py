@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import quote, quote_plus
 
+from engine import failpoints
+
 MAX_BYTES: Final = 10 * 1024 * 1024
 BACKUPS: Final = 5
 QUEUE_SIZE: Final = 10_000
@@ -261,6 +263,13 @@ class _File(logging.handlers.RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         handle = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         return TextIOWrapper(os.fdopen(handle, "ab"), encoding="utf-8", line_buffering=True)
+
+    def doRollover(self) -> None:  # noqa: N802 (logging's name)
+        if failpoints.ARMED:
+            failpoints.hit("log.rotate.before")
+        super().doRollover()
+        if failpoints.ARMED:
+            failpoints.hit("log.rotate.after")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
         if not self._told and sys.stderr is not None:

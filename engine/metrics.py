@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -13,18 +14,22 @@ from engine.trading_engine import TradingEngine
 from engine.views import Row
 
 
-def metrics_text(engine: TradingEngine, row: Row) -> str:
-    """Return the metrics in Prometheus' text format; ``row``: the engine's own of the table ``engine``."""
+def metrics_text(engine: TradingEngine, row: Row, reconciliation: dict[str, int]) -> str:
+    """Return the metrics in Prometheus' text format; ``row``: the engine's own of the table ``engine``.
+
+    ``reconciliation``: its counts by name; those of what there is now, and (``_total``) since the start.
+    """
     registry = CollectorRegistry()
-    registry.register(_EngineCollector(engine, row))
+    registry.register(_EngineCollector(engine, row, reconciliation))
     return generate_latest(registry).decode("ascii")
 
 
 class _EngineCollector(Collector):
     """Reads the figures when Prometheus asks, so that counting costs the hot path nothing more."""
 
-    def __init__(self, engine: TradingEngine, row: Row) -> None:
+    def __init__(self, engine: TradingEngine, row: Row, reconciliation: dict[str, int]) -> None:
         self._engine = engine
+        self._reconciliation = reconciliation
         self._row = row
 
     def collect(self) -> Any:
@@ -51,6 +56,26 @@ class _EngineCollector(Collector):
             "loop_lag_ms",
         ):
             yield GaugeMetricFamily(f"volley_{name}", name.replace("_", " "), value=row[name])
+        tasks = len(asyncio.all_tasks())
+        yield GaugeMetricFamily("volley_tasks", "tasks of the engine's loop", value=tasks)
+        for name, value in self._reconciliation.items():
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            yield kind(f"volley_{name}", name.replace("_", " "), value=value)
+        trips = GaugeMetricFamily(
+            "volley_control_tripped", "1 while a control has tripped or fails", labels=["control"]
+        )
+        refusals = CounterMetricFamily(
+            "volley_control_refusals", "refusals since the start", labels=["control"]
+        )
+        for number in map(str, engine.controls.keys()):
+            told = engine.controls.row(number) or {}
+            trips.add_metric([number], told.get("state") in {"tripped", "failing"})
+            refusals.add_metric([number], told.get("refusals", 0))
+        yield trips
+        yield refusals
+        alerts = "critical alerts that nobody has acknowledged"
+        waiting = engine.alerts.unacknowledged
+        yield GaugeMetricFamily("volley_alerts_unacknowledged", alerts, value=waiting)
         armed = row["trading"] == TradingState.ACTIVE.value
         yield GaugeMetricFamily("volley_trading_active", "1 when armed and not halted", value=armed)
         latency = SummaryMetricFamily(

@@ -1,30 +1,27 @@
-"""What an operator may do by hand: release, refuse, force, cancel, change, close, flatten, pause, kill, re-arm."""
+"""What an operator may do by hand: each command once, to the part that carries it out; states, kill and re-arm here."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from engine import failpoints
 from engine.clock import rfc3339
 from engine.errors import CommandRefused, ConfigError, StoreError
 from engine.kill import KillRun
+from engine.kill_latch import GENERATION
+from engine.latches import DURABLE_WITHIN_S
 from engine.model import commands as c
-from engine.model import tables
-from engine.model.codes import CODES
 from engine.model.enums import (
-    OrderStatus,
-    OrderType,
-    SignalState,
     TradingState,
 )
-from engine.model.identifiers import OPERATOR, ClOrdIDs
-from engine.model.signal import Signal
+from engine.operators import Authority, acting
 from engine.orders_by_hand import OrdersByHand
-from engine.planner import Plan, Release
-from engine.risk.trading_state import FIRM, refusal
-from engine.signal_record import SignalRecord
+from engine.pretrade_state import propose
+from engine.risk.trading_state import FIRM
+from engine.signals_by_hand import SignalsByHand
 from engine.trading_engine import TradingEngine
 
 log = logging.getLogger(__name__)
@@ -36,10 +33,13 @@ Handler = Callable[[Any], Awaitable[Result]]
 class OperatorDesk:
     """Carries out commands, each at most once per command id."""
 
-    def __init__(self, engine: TradingEngine) -> None:
+    def __init__(self, engine: TradingEngine, authority: Authority) -> None:
         self._engine = engine
+        self.authority = authority
         self.by_hand = OrdersByHand(engine)
+        self.signals = SignalsByHand(engine)
         self.kill_runs: dict[str, KillRun] = {}  # by scope, the newest press last
+        self._pressed_ns = self._latched_ns = self._presses = 0
         self.handlers: dict[type[c.Command], Handler] = {}
         """What carries out the commands whose parts wiring puts in."""
 
@@ -50,15 +50,21 @@ class OperatorDesk:
             CommandRefused: wrong fields (422), nothing like that (404) or not in this state (409).
         """
         command = c.parse_command(document)
+        if isinstance(command, c.Presence):  # every other second: nothing to keep
+            return await self._carry_out(command)
         body = command.model_dump(mode="json")
+        asked_of = self._standing(command)
         if isinstance(command, c.Kill):
             # The latch goes before the books: nothing may delay it.
             await self._latch_kill(command)
+        await self.authority.check(command)
         try:
-            earlier = await self._engine.journal.commit_command(
-                command.id, rfc3339(self._engine.clock.now()), body
-            )
-        except StoreError:
+            # A hung disk must not hold up the cancels.
+            async with asyncio.timeout(DURABLE_WITHIN_S if isinstance(command, c.Kill) else None):
+                earlier = await self._engine.journal.commit_command(
+                    command.id, rfc3339(self._engine.clock.now()), body
+                )
+        except (StoreError, TimeoutError):
             # Getting out must work without the books; everything else waits for them.
             if not isinstance(command, c.Kill | c.CancelOrder):
                 raise
@@ -69,9 +75,11 @@ class OperatorDesk:
             return self._first_result(earlier, body, command.id)
         result: Result = {"error": "INTERNAL", "message": "it failed half way", "status": 500}
         try:
+            self._refuse_newer_latch(command, asked_of)
             result = await self._carry_out(command)
         except CommandRefused as error:
             result = {"error": error.code, "message": error.message, "status": error.status}
+            self._engine.controls.refused(error.code, "", error.message)
             raise
         finally:
             self._engine.journal.note_result(command.id, result)
@@ -91,11 +99,11 @@ class OperatorDesk:
     async def _carry_out(self, command: c.Command) -> Result:  # noqa: C901 (one line a command)
         match command:
             case c.Approve():
-                return await self._approve(command)
+                return await self.signals.approve(command)
             case c.Reject():
-                return await self._reject(command)
+                return await self.signals.reject(command)
             case c.Force():
-                return await self._force(command)
+                return await self.signals.force(command)
             case c.Resend():
                 return await self.by_hand.resend(command)
             case c.CancelOrder():
@@ -134,157 +142,6 @@ class OperatorDesk:
                     raise CommandRefused("INVALID_COMMAND", f"{command.command}: not here", 422)
                 return await carry_out(command)
 
-    # ---- held signals ------------------------------------------------------------------------------------------
-
-    def _record(self, key: str) -> SignalRecord:
-        record = self._engine.records.get(key)
-        if record is None:
-            raise CommandRefused("NOT_FOUND", f"no recent signal {key}", 404)
-        return record
-
-    @staticmethod
-    def _held(record: SignalRecord, accounts: Iterable[str] | None) -> list[str]:
-        chosen = list(record.held) if accounts is None else list(dict.fromkeys(accounts))
-        wrong = [account for account in chosen if account not in record.held]
-        if wrong or not chosen:
-            what = (
-                f"not held for {', '.join(wrong[:5])}"
-                if wrong
-                else f"{record.state.value}, nothing is held"
-            )
-            raise CommandRefused("NOT_HELD", f"{record.key} is {what}")
-        return chosen
-
-    async def _approve(self, command: c.Approve) -> Result:
-        record = self._record(command.signal)
-        await self._engine.prepare(record.signal)
-        chosen = self._held(record, command.accounts)
-        signal = _changed(record.signal, command)
-        plan = self._plan(signal, Release(frozenset(chosen), command.scale))
-        if plan.code and not (plan.skipped or plan.refused):
-            raise CommandRefused(plan.code, plan.message)
-        for account in chosen:
-            del record.held[account]
-        if record.state is SignalState.HELD:
-            if plan.orders:
-                record.state = SignalState.ACCEPTED
-            elif not record.held:
-                record.state = SignalState.REFUSED
-                record.code, record.message = plan.code, plan.message
-        return await self._release(record, plan, "approved")
-
-    def _plan(self, signal: Signal, release: Release) -> Plan:
-        """Plan a release; when it comes to nothing the reasons per account are still told."""
-        latch = self._engine.states.strictest(
-            f"strategy:{signal.strategy}", f"symbol:{signal.symbol}"
-        )
-        if latch is not None:
-            raise CommandRefused(*refusal(latch))
-        return self._engine.planner.plan(signal, release)
-
-    async def _release(self, record: SignalRecord, plan: Plan, result: str) -> Result:
-        engine = self._engine
-        record.skipped.update(plan.skipped)
-        record.refused.update(plan.refused)
-        for order in plan.orders:
-            record.orders[order.account] = order
-            record.skipped.pop(order.account, None)
-            record.refused.pop(order.account, None)
-        record.released = True
-        engine.held.release(record)
-        for order in plan.orders:
-            engine.orders.add(order)
-        try:
-            await engine.commit_record(record)
-        except StoreError:
-            for order in plan.orders:
-                engine.orders.take_back(order)
-            raise
-        # An operator's decision is as fresh as the moment it was made: the age limit starts anew.
-        seconds = record.signal.valid_for_s or engine.config.signals.max_age_s
-        finish = engine.dispatcher.predict(
-            [order.account for order in plan.orders],
-            engine.clock.monotonic_ns(),
-            entry=record.signal.side is not None,
-        )
-        engine.send(plan.orders, record, engine.clock.monotonic_ns() + int(float(seconds) * 1e9))
-        engine.publisher.touch(tables.SIGNALS, record.key)
-        refused = {**plan.skipped, **plan.refused}
-        return {
-            "result": result,
-            "orders": {order.account: order.cl_ord_id for order in plan.orders},
-            "predicted_finish_ms": round(finish.seconds * 1000),
-            "predicted_cold": finish.cold,
-            "refused": {
-                account: {"code": code, "message": text}
-                for account, (code, text) in refused.items()
-            },
-        }
-
-    async def _reject(self, command: c.Reject) -> Result:
-        record = self._record(command.signal)
-        chosen = self._held(record, command.accounts)
-        text = command.reason or "rejected by an operator"
-        for account in chosen:
-            del record.held[account]
-            record.skipped[account] = ("REJECTED_BY_OPERATOR", text)
-        if record.state is SignalState.HELD and not record.held:
-            record.state = SignalState.REJECTED
-        self._engine.held.release(record)
-        await self._engine.commit_record(record)
-        self._engine.publisher.touch(tables.SIGNALS, record.key)
-        return {"result": "rejected", "accounts": chosen}
-
-    async def _force(self, command: c.Force) -> Result:
-        record = self._record(command.signal)
-        engine = self._engine
-        await engine.prepare(record.signal)
-        for account in command.accounts:
-            if account not in engine.fleet.states:
-                raise CommandRefused("NOT_FOUND", f"no account {account}", 404)
-            self._may_force(record, account)
-        plan = self._plan(record.signal, Release(frozenset(command.accounts), forced=True))
-        if plan.code and not (plan.skipped or plan.refused):
-            raise CommandRefused(plan.code, plan.message)
-        for order in plan.orders:
-            before = record.orders.get(order.account)
-            if before is not None:  # denied before it left: a new leg, never the old id
-                signal, leg = record.signal, f"{before.leg}.f"
-                order.leg = leg
-                order.cl_ord_id = ClOrdIDs(engine.journal.book, signal.source, signal.id).make(
-                    order.account, leg
-                )
-            record.held.pop(order.account, None)
-        if plan.orders and record.state is not SignalState.ACCEPTED:
-            record.state, record.code = SignalState.ACCEPTED, ""
-            record.message = f"forced: {command.reason}"
-        accounts = ", ".join(order.account for order in plan.orders)
-        engine.alert(
-            "warning",
-            "FORCED",
-            "",
-            f"{record.key} forced for {accounts or 'nobody'}: {command.reason}",
-        )
-        return await self._release(record, plan, "forced")
-
-    @staticmethod
-    def _may_force(record: SignalRecord, account: str) -> None:
-        order = record.orders.get(account)
-        absent = (
-            order is not None and order.status is OrderStatus.EXPIRED and order.code == "ABSENT"
-        )
-        if order is not None and order.status is not OrderStatus.DENIED and not absent:
-            raise CommandRefused(
-                "ALREADY_SENT", f"{account} has order {order.cl_ord_id}, {order.status.value}"
-            )
-        reason = record.skipped.get(account) or record.refused.get(account)
-        code = order.code if order is not None else reason[0] if reason else record.code
-        if account in record.held or not code:
-            return
-        info = CODES.get(code)
-        if info is None or not info.soft:
-            raise CommandRefused(code, f"{account}: {code} is a hard block and cannot be forced")
-
     # ---- states ---------------------------------------------------------------------------------------------------
 
     def _check_scope(self, scope: str) -> None:
@@ -303,7 +160,9 @@ class OperatorDesk:
                 latch.state.value.upper(),
                 f"{scope} is {latch.state.value} already, which is stricter",
             )
-        await self._engine.latch(scope, state, reason, OPERATOR)
+        if latch is not None:  # in its place: resuming ours must not undo what a control has paused
+            self.authority.check_trip(scope, latch.by)
+        await self._engine.latch(scope, state, reason, acting.get().name)
         return {"result": state.value, "scope": scope}
 
     async def _resume(self, command: c.Resume) -> Result:
@@ -315,8 +174,26 @@ class OperatorDesk:
                 latch.state.value.upper(),
                 f"{command.scope} is {latch.state.value}: rearm lifts that",
             )
-        await self._engine.latch(command.scope, TradingState.ACTIVE, "", OPERATOR)
+        self.authority.check_trip(command.scope, latch.by)
+        await self._engine.latch(command.scope, TradingState.ACTIVE, "", acting.get().name)
         return {"result": TradingState.ACTIVE.value, "scope": command.scope}
+
+    def _standing(self, command: c.Command) -> tuple[Any, ...]:
+        """Return what a rearm is asked to lift, and which kills have come so far."""
+        if not isinstance(command, c.Rearm):
+            return ()
+        engine = self._engine
+        return engine.states.get(command.scope), self._presses, engine.shared.words[GENERATION]
+
+    def _refuse_newer_latch(self, command: c.Command, asked_of: tuple[Any, ...]) -> None:
+        """Refuse a rearm where a kill or another latch came while it waited for the books: it was not meant."""
+        if self._standing(command) == asked_of:
+            return
+        assert isinstance(command, c.Rearm)
+        latch = self._engine.states.get(command.scope)
+        if latch is not None:
+            text = f"{command.scope}: the kill switch or another latch came in this moment"
+            raise CommandRefused(latch.code, text)
 
     async def _rearm(self, command: c.Rearm) -> Result:
         engine = self._engine
@@ -324,39 +201,85 @@ class OperatorDesk:
             raise CommandRefused(
                 "INTERNAL", f"the journal failed, restart the engine: {engine.journal.failed}"
             )
-        if engine.states.get(command.scope) is None:
+        latch = engine.states.get(command.scope)
+        if latch is None:
             return {"result": TradingState.ACTIVE.value, "scope": command.scope}
+        if command.scope == FIRM and latch.state is TradingState.DISARMED:
+            self._refuse_without_limits()
         engine.alert("warning", "REARM", "", f"{command.scope}: {command.reason}")
         for scope, run in list(self.kill_runs.items()):
             if command.scope in {scope, FIRM}:
                 run.stop()
                 del self.kill_runs[scope]
-        await engine.latch(command.scope, TradingState.ACTIVE, command.reason, OPERATOR)
+        if engine.shared.words[GENERATION] != engine.shared.seen:  # it would lift that press, too
+            engine.last_gate.look_at_latch()
+            raise CommandRefused("HALTED", "the kill switch was pressed outside in this moment")
+        engine.shared.lift(command.scope)
+        try:
+            await asyncio.to_thread(engine.shared.sync)
+        except OSError as error:
+            text = f"{command.scope} is armed, and halted again after a restart: {error}"
+            engine.alert("critical", "INTERNAL", "", text)
+        if engine.shared.of(command.scope) is not None:
+            raise CommandRefused("HALTED", f"{command.scope} was halted again in this moment")
+        await engine.latch(command.scope, TradingState.ACTIVE, command.reason, acting.get().name)
         return {"result": TradingState.ACTIVE.value, "scope": command.scope}
+
+    def _refuse_without_limits(self) -> None:
+        """Refuse to arm while an account that trades real money has no limits on its orders (C02)."""
+        engine = self._engine
+        states = engine.fleet.states.values()
+        unset = [state for state in states if state.active and state.limits_unset]
+        if not unset:
+            return
+        said = [f"{state.id} ({propose(engine, state).sentence})" for state in unset[:10]]
+        more = f" and {len(unset) - 10} more" if unset[10:] else ""
+        raise CommandRefused(
+            "LIMITS_UNSET",
+            "set max_order_quantity and max_order_value (set_limits) before arming: "
+            f"{'; '.join(said)}{more}",
+        )
 
     async def _disarm(self, command: c.Disarm) -> Result:
         latch = self._engine.states.get(FIRM)
         if latch is not None and latch.state is TradingState.HALTED:
             raise CommandRefused("HALTED", "the firm is halted already, which is stricter")
         await self._engine.latch(
-            FIRM, TradingState.DISARMED, command.reason or "disarmed by hand", OPERATOR
+            FIRM,
+            TradingState.DISARMED,
+            command.reason or "disarmed by hand",
+            acting.get().name,
         )
         return {"result": TradingState.DISARMED.value, "scope": FIRM}
 
     # ---- kill -----------------------------------------------------------------------------------------------------
 
     async def _latch_kill(self, command: c.Kill) -> None:
-        latch = self._engine.states.get(command.scope)
+        engine, by = self._engine, acting.get().name
+        self._presses += 1
+        self._pressed_ns = engine.clock.monotonic_ns()
+        reason = command.reason or "kill switch"
+        latch = engine.states.get(command.scope)
+        if failpoints.ARMED:
+            failpoints.hit("K27.before")
+        # A restart goes on with what is not through.
+        engine.shared.halt(command.scope, reason, by, rfc3339(engine.clock.now()), unfinished=True)
         if latch is None or latch.state is not TradingState.HALTED:
-            await self._engine.latch(
-                command.scope, TradingState.HALTED, command.reason or "kill switch", OPERATOR
-            )
+            await engine.latch(command.scope, TradingState.HALTED, reason, by)
+        self._latched_ns = engine.clock.monotonic_ns()
+        if failpoints.ARMED:
+            failpoints.hit("K27.after")
 
     async def _kill(self, command: c.Kill) -> Result:
         before = self.kill_runs.pop(command.scope, None)
         if before is not None:
             before.stop()
         flatten = command.flatten or (before is not None and before.flatten)
+        known = self._engine.shared.of(command.scope)
+        if flatten and known is not None and known.get("flat"):
+            flatten = False
+            text = f"{command.scope}: positions were closed outside the engine; close what is left one by one"
+            self._engine.alert("critical", "KILL_INCOMPLETE", "", text)
         # Exits of a run that was cut short keep their ids: this one's are its own.
         run_id = f"{command.id[:40]}.{self._engine.clock.monotonic_ns():x}"
         run = KillRun(self._engine, self.by_hand, command.scope, run_id, flatten)
@@ -366,7 +289,9 @@ class OperatorDesk:
             "result": "halted",
             "scope": command.scope,
             "cancels": canceled,
-            "flatten": command.flatten,
+            "flatten": flatten,
+            "latch_ms": (self._latched_ns - self._pressed_ns) / 1e6,
+            "dispatched_ms": (self._engine.clock.monotonic_ns() - self._pressed_ns) / 1e6,
         }
 
     # ---- accounts ------------------------------------------------------------------------------------------------
@@ -387,21 +312,3 @@ class OperatorDesk:
         await self._engine.fleet.store.put([account])
         await self._engine.fleet.reload()
         return {"result": "active" if command.active else "inactive", "account": command.account}
-
-
-def _changed(signal: Signal, command: c.Approve) -> Signal:
-    """Return the signal as the operator changed it; a limit price makes a market order a limit order."""
-    changes: dict[str, Any] = {}
-    if command.limit_price is not None:
-        changes["limit_price"] = command.limit_price
-        if signal.order_type is OrderType.MARKET:
-            changes["order_type"] = OrderType.LIMIT
-        elif not signal.order_type.needs_limit:
-            raise CommandRefused(
-                "INVALID_COMMAND", f"a {signal.order_type.value} order takes no limit_price", 422
-            )
-    for name in ("stop_loss", "take_profit", "trail_percent"):
-        value = getattr(command, name)
-        if value is not None:
-            changes[name] = value
-    return replace(signal, **changes) if changes else signal

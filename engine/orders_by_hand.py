@@ -88,7 +88,7 @@ class OrdersByHand:
                 "PARTIALLY_FILLED",
                 f"{to_text(order.cum_qty)} has filled already: cancel the rest and send another",
             )
-        replacement = self._by_hand(
+        replacement = self.make(
             order.account,
             order.symbol,
             order.side,
@@ -102,10 +102,7 @@ class OrdersByHand:
         replacement.strategy, replacement.reducing = order.strategy, order.reducing
         replacement.stop_loss, replacement.take_profit = order.stop_loss, order.take_profit
         replacement.trail_percent = order.trail_percent
-        self._may_replace(replacement)
-        await self._engine.journal.commit_orders([replacement])
-        self._may_replace(replacement)
-        self._engine.orders.add(replacement)
+        await self._reserve_replacement(order, replacement)
         self._engine.publisher.touch(tables.ORDERS, replacement.cl_ord_id)
         lane.replace(order, replacement)
         return {
@@ -114,16 +111,32 @@ class OrdersByHand:
             "replaces": order.cl_ord_id,
         }
 
-    def _may_replace(self, replacement: Order) -> None:
-        """Hold a replacement to every limit a new order has.
+    async def _reserve_replacement(self, order: Order, replacement: Order) -> None:
+        """Hold a replacement to every limit a new order has, count it at once, and make it durable.
 
         Raises:
             CommandRefused: with the code of the limit.
+            StoreError: it could not be made durable; nothing is changed.
         """
         engine = self._engine
+        if not order.reducing:
+            await engine.prepare(order)
         state = self.state(replacement.account)
-        refused = engine.gate(replacement) or engine.planner.check_by_hand(state, replacement)
+        refused = engine.gate(replacement) or engine.planner.check_by_hand(
+            state, replacement, instead_of=order
+        )
         if refused is not None:
+            raise CommandRefused(*refused)
+        engine.pretrade.replaces(order, replacement)
+        engine.orders.add(replacement)
+        try:
+            await engine.journal.commit_orders([replacement])
+        except StoreError:
+            engine.orders.take_back(replacement)
+            raise
+        refused = engine.gate(replacement)  # it may have been killed meanwhile
+        if refused is not None:
+            engine.orders.deny(replacement, *refused)
             raise CommandRefused(*refused)
 
     @staticmethod
@@ -147,20 +160,26 @@ class OrdersByHand:
             raise CommandRefused(
                 "NOT_PROVEN", "this broker cannot prove that it never had the order"
             )
-        await self._look_for(order, session)
+        if not order.reducing:
+            await engine.prepare(order)
+        await self.look_for(order, session)
         if self._since_sent_s(order) < session.capabilities.settle_s:
             raise CommandRefused("NOT_PROVEN", "the broker may still be taking it in: try again")
         await asyncio.sleep(LOOK_TWICE_S)
-        await self._look_for(order, session)
+        await self.look_for(order, session)
         self._may_resend(order)  # another may have been faster, or the proof have come
         if self._since_sent_s(order) < session.capabilities.settle_s:
             raise CommandRefused("NOT_PROVEN", "it has been sent again meanwhile")
+        state = self.state(order.account)
+        refused = engine.planner.check_by_hand(state, order, instead_of=order)
+        if refused is not None:
+            raise CommandRefused(*refused)
         order.reopen()
         engine.orders.add_again(order)
         order.send_before_ns = engine.clock.monotonic_ns() + int(
             float(engine.config.signals.max_age_s) * 1e9
         )
-        engine.send_again(order)
+        engine.news.send_again(order)
         if order.status is OrderStatus.DENIED:
             raise CommandRefused(order.code, order.text)
         return {"result": "sent", "cl_ord_id": order.cl_ord_id}
@@ -172,7 +191,7 @@ class OrdersByHand:
             return (clock.monotonic_ns() - order.first_byte_ns) / 1e9
         return (clock.now() - order.created_at).total_seconds()
 
-    async def _look_for(self, order: Order, session: BrokerSession) -> None:
+    async def look_for(self, order: Order, session: BrokerSession) -> None:
         """Refuse to send again what the broker has, or cannot be asked about."""
         try:
             found = await session.find(order.cl_ord_id, order.symbol, order.order_id)
@@ -205,9 +224,10 @@ class OrdersByHand:
 
     # ---- positions -----------------------------------------------------------------------------------------------
 
-    def _by_hand(
+    def make(
         self, account: str, symbol: str, side: Side, quantity: Decimal, command_id: str, leg: str
     ) -> Order:
+        """Make a market exit by hand; ``leg`` tells apart what one command sends for an account and symbol."""
         engine = self._engine
         order = Order(
             cl_ord_id=ClOrdIDs(engine.journal.book, OPERATOR, command_id).make(
@@ -268,7 +288,7 @@ class OrdersByHand:
         if not quantity:
             return None
         side = Side.SELL if quantity > 0 else Side.BUY
-        return self._by_hand(state.id, symbol, side, abs(quantity), command_id, leg)
+        return self.make(state.id, symbol, side, abs(quantity), command_id, leg)
 
     async def send_by_hand(self, orders: list[Order]) -> None:
         """Make orders durable and send them, within a minute."""
@@ -355,7 +375,7 @@ class OrdersByHand:
         engine = self._engine
         orders = []
         for state in engine.fleet.states.values():
-            for symbol in engine.keeper.open_symbols(state.id):
+            for symbol in sorted(engine.keeper.open_symbols(state.id)):
                 strategies = self._strategies(scope, state.id, symbol)
                 if any(self.in_scope(scope, state, symbol, strategy) for strategy in strategies):
                     order = self._exit(state, symbol, command_id)

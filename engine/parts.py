@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, Protocol
 
+from engine.execution.lane import Lane
+from engine.model.account_state import AccountState
 from engine.model.messages import Fill
 from engine.model.order import Order
 from engine.model.position import Levels, Position
+from engine.ports import BrokerSession
+from engine.risk.trading_state import Latch
+from engine.signal_record import SignalRecord
 
 
 class PriceSource(Protocol):
@@ -96,6 +102,70 @@ class Exits(Protocol):
 
     def wrong_side(self, position: Position, levels: Levels) -> tuple[str, str] | None:
         """Refuse levels that would close an open position at once."""
+        ...
+
+
+class Reconciliation(Protocol):
+    """Compares every account with its broker, again and again (engine.reconciliation)."""
+
+    async def first(self, state: AccountState, session: BrokerSession) -> None:
+        """Compare a freshly connected account.
+
+        Raises:
+            BrokerError: the broker could not be asked.
+        """
+        ...
+
+    def on_fill(self, fill: Fill, moved: Decimal) -> None:
+        """Note by how much a fill has moved its position."""
+        ...
+
+
+class News(Protocol):
+    """Follows up news of orders (engine.order_news)."""
+
+    def record_stages(self, record: SignalRecord) -> None:
+        """Count a signal's stages once all its orders are answered."""
+        ...
+
+    def on_fill(self, fill: Fill, order: Order) -> None:
+        """Apply a fill to its position and tell everybody."""
+        ...
+
+    def send_again(self, order: Order) -> None:
+        """Send an order once more of which the broker is known to have nothing."""
+        ...
+
+
+class Guards(Protocol):
+    """The controls that act while trading (engine.guards)."""
+
+    def guard(self, state: AccountState, lane: Lane) -> None:
+        """Take a new lane."""
+        ...
+
+    def reconciled(self, state: AccountState) -> None:
+        """Let an account's entries leave that waited for its first comparison with its broker."""
+        ...
+
+    def halt(self, scope: str, reason: str) -> None:
+        """Halt a scope at once, durably a moment later."""
+        ...
+
+    def latched(self, scope: str, before: Latch | None, after: Latch) -> None:
+        """Follow a scope's latch."""
+        ...
+
+    def answered(self, order: Order) -> None:
+        """Follow an order's change."""
+        ...
+
+    def decided(self, record: SignalRecord) -> None:
+        """Take a signal all of whose orders have been answered."""
+        ...
+
+    def look_at_clock(self) -> None:
+        """Compare the wall clock with the monotonic one, before a signal's age is believed."""
         ...
 
 

@@ -7,28 +7,28 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
+from engine import failpoints
 from engine.clock import Clock
 from engine.config import Config
 from engine.eligibility import rules
 from engine.eligibility.index import EligibilityIndex
 from engine.eligibility.sizing import Prices, prices_of, size
 from engine.model.account_state import AccountState
-from engine.model.enums import Action, OrderStatus, OrderType, Side, TimeInForce
+from engine.model.enums import Action, Side
 from engine.model.identifiers import ENTRY_LEG, ClOrdIDs
 from engine.model.instrument import Instrument
-from engine.model.messages import Quote
 from engine.model.numbers import ZERO, floor_to, to_text
 from engine.model.order import Order
 from engine.model.position import Levels
 from engine.model.signal import Signal
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
-from engine.risk import checks
+from engine.risk import checks, slices
+from engine.risk.pretrade import Ask, PreTrade, Room
 from engine.risk.trading_state import TradingStates, refusal
 
 Reason = tuple[str, str]
 InstrumentOf = Callable[[str, str], Instrument]
-Unsupported = Callable[[AccountState, OrderType, TimeInForce], str]
 
 
 @dataclass(slots=True)
@@ -47,11 +47,45 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """An operator's release of some accounts: approved (reviewed) or forced (past soft blocks)."""
+    """An operator's release of some accounts: approved (reviewed) or forced (past soft blocks).
+
+    ``earlier``: the orders the signal has had so far; the limits hold for all of them together.
+    """
 
     accounts: frozenset[str]
     scale: Decimal | None = None
     forced: bool = False
+    earlier: tuple[Order, ...] = ()
+
+
+@dataclass(slots=True)
+class _Run:
+    """One plan of entries while it is made: what its accounts share, and what they come to together."""
+
+    now: datetime
+    signal: Signal
+    prices: Prices
+    release: Release | None
+    room: Room | None = None
+    valued_at: Decimal | None = None
+    worth: Decimal = ZERO
+    sizes: dict[object, Decimal | Reason] = field(default_factory=dict)
+    instruments: dict[str, Instrument | Reason] = field(default_factory=dict)
+    asks: dict[tuple[str, Decimal], Ask] = field(default_factory=dict)
+
+    def ask(self, broker: str, quantity: Decimal, instrument: Instrument) -> Ask:
+        """Return what accounts of one broker that trade the same quantity are asked."""
+        key = (broker, quantity)
+        known = self.asks.get(key)
+        if known is None:
+            known = Ask(quantity, self.prices.entry, instrument, self.room, self.earlier)
+            self.asks[key] = known
+        return known
+
+    @property
+    def earlier(self) -> tuple[Order, ...]:
+        """Return the orders the signal has had before."""
+        return self.release.earlier if self.release is not None else ()
 
 
 class Planner:
@@ -69,7 +103,7 @@ class Planner:
         states: TradingStates,
         instrument_of: InstrumentOf,
         instrument_if_known: Callable[[str, str], Instrument | None],
-        unsupported: Unsupported,
+        pretrade: PreTrade,
     ) -> None:
         self._book = book
         self._limits = config.limits
@@ -80,12 +114,15 @@ class Planner:
         self._states = states
         self._instrument_of = instrument_of
         self._instrument_if_known = instrument_if_known
-        self._unsupported = unsupported
-        self._reference_max_age_ns = int(float(config.limits.reference_max_age_s) * 1e9)
+        self._pretrade = pretrade
 
     def plan(self, signal: Signal, release: Release | None = None) -> Plan:
         """Plan one signal; with ``release`` only for the accounts it names."""
+        if failpoints.ARMED:
+            failpoints.hit("K06.before")
         chosen, passed_over = self._index.candidates(signal)
+        if failpoints.ARMED:
+            failpoints.hit("K06.after")
         if release is not None:
             chosen = [state for state in chosen if state.id in release.accounts]
             passed_over = {
@@ -111,113 +148,138 @@ class Planner:
     # ---- entries ---------------------------------------------------------------------------------------------
 
     def _entries(self, signal: Signal, chosen: list[AccountState], release: Release | None) -> Plan:
+        prices = self._prices(signal, release)
+        if isinstance(prices, tuple):
+            return Plan(code=prices[0], message=prices[1])
         plan = Plan()
-        side = signal.side
-        assert side is not None
-        quote = self._marks.get(signal.symbol)
-        problem = self._reference_problem(signal, quote)
-        if problem is not None:
-            plan.code, plan.message = problem
-            return plan
-        prices = prices_of(signal, quote.price if quote and self._fresh(quote) else None)
-        if prices.entry is not None and (
-            problem := checks.exit_sides(side, prices.entry, signal.stop_loss, signal.take_profit)
-        ):
-            plan.code, plan.message = problem
-            return plan
-        now = self._clock.now()
+        run = _Run(self._clock.now(), signal, prices, release)
+        run.room = self._pretrade.room(signal.strategy)
+        # Where no fresh price is required, an old one is still the best bound on the signal's value.
+        run.valued_at = prices.entry or self._marks.price(signal.symbol)
         ids = ClOrdIDs(self._book, signal.source, signal.id)
-        worth = ZERO
-        sizes: dict[object, Decimal | Reason] = {}
+        throttled = None if release else self._pretrade.throttle.refusal(signal.strategy)
+        assert signal.side is not None
         for state in chosen:
-            reason = self._skip_reason(state, signal, prices, now, release)
+            reason = self._skip_reason(state, run)
             if reason is not None:
                 plan.skipped[state.id] = reason
                 continue
             if release is None and state.review:
                 plan.held.append(state.id)
                 continue
-            instrument = self._instrument_of(state.broker, signal.symbol)
-            quantity = self._quantity(state, signal, prices, instrument, sizes)
-            quantity = self._scaled(quantity, instrument, release)
+            quantity = throttled or self._allowed(state, run)
             if isinstance(quantity, tuple):
                 plan.refused[state.id] = quantity
                 continue
-            denied = self._denied(state, signal, quantity, prices, instrument)
-            if denied is not None:
-                plan.refused[state.id] = denied
-                continue
-            if prices.entry is not None:
-                worth += quantity * prices.entry * instrument.multiplier
             plan.orders.append(
-                _entry_order(signal, side, state.id, quantity, ids.make(state.id), now)
+                _entry_order(signal, signal.side, state.id, quantity, ids.make(state.id), run.now)
             )
-        over = checks.fan_out(
-            len(plan.orders),
-            worth,
-            self._limits.max_accounts_per_signal,
-            self._limits.max_signal_value,
+        if throttled and plan.refused and not plan.held:
+            plan.code, plan.message = throttled
+        return self._within_reach(plan, run)
+
+    def _prices(self, signal: Signal, release: Release | None) -> Prices | Reason:
+        """Check once what holds for every account, and work out the prices the sizes are reckoned from."""
+        pretrade = self._pretrade
+        problem = (
+            pretrade.restricted(signal.symbol)
+            or (None if release else pretrade.repeated(signal))
+            or pretrade.reference(signal)
         )
+        if problem is not None:
+            return problem
+        quote = self._marks.get(signal.symbol)
+        prices = prices_of(signal, quote.price if quote and pretrade.fresh(quote) else None)
+        if prices.entry is not None and signal.side is not None:
+            problem = checks.exit_sides(
+                signal.side, prices.entry, signal.stop_loss, signal.take_profit
+            )
+        return problem or prices
+
+    def _allowed(self, state: AccountState, run: _Run) -> Decimal | Reason:
+        """Return how much one account trades, or what is in the way."""
+        signal = run.signal
+        instrument = run.instruments.get(state.broker)
+        if instrument is None:
+            instrument = self._instrument_of(state.broker, signal.symbol)
+            instrument = checks.exact_instrument(instrument) or instrument
+            run.instruments[state.broker] = instrument
+        if isinstance(instrument, tuple):
+            return instrument
+        quantity = self._quantity(state, run, instrument)
+        quantity = self._scaled(quantity, instrument, run.release)
+        if isinstance(quantity, tuple):
+            return quantity
+        ask = run.ask(state.broker, quantity, instrument)
+        denied = self._pretrade.refusal(state, signal, ask)
+        if denied is not None:
+            return denied
+        if run.valued_at is not None:
+            run.worth += quantity * run.valued_at * instrument.multiplier
+        if run.room is not None:
+            run.room.take(ask.worth)
+        return quantity
+
+    def _within_reach(self, plan: Plan, run: _Run) -> Plan:
+        """Check the fan-out, together with what the signal has had before; over it nothing is sent."""
+        if not plan.orders:
+            return plan
+        accounts = [order.account for order in plan.orders]
+        over = self._over_reach(accounts, run.worth, run.earlier, run.valued_at)
         return Plan(code=over[0], message=over[1]) if over else plan
 
-    def _reference_problem(self, signal: Signal, quote: Quote | None) -> Reason | None:
-        """Check prices once a signal: a fresh reference, the collar around it, the producer's own price."""
-        limits = self._limits
-        required = limits.price_reference == "required"
-        if quote is None:
-            return ("REF_MISSING", f"no price of {signal.symbol} is known") if required else None
-        if not self._fresh(quote):
-            if not required:
-                return None
-            age = (self._clock.monotonic_ns() - quote.at_ns) / 1e9
-            most = float(limits.reference_max_age_s)
-            return (
-                "REF_STALE",
-                f"the newest price of {signal.symbol} is {age:.1f} s old > {most:g} s",
-            )
-        for price in (signal.limit_price, signal.stop_price):
-            if price is not None and (
-                found := checks.collar(price, quote.price, limits.collar_percent)
-            ):
-                return found
-        if signal.reference_price is not None:
-            return checks.drift(quote.price, signal.reference_price, limits.collar_percent)
-        return None
-
-    def _fresh(self, quote: Quote) -> bool:
-        return self._clock.monotonic_ns() - quote.at_ns <= self._reference_max_age_ns
-
-    def _skip_reason(
+    def _over_reach(
         self,
-        state: AccountState,
-        signal: Signal,
-        prices: Prices,
-        now: datetime,
-        release: Release | None,
+        accounts: Iterable[str],
+        worth: Decimal,
+        earlier: Iterable[Order],
+        price: Decimal | None,
     ) -> Reason | None:
-        reason = rules.standing(state) or self._latched(state, signal)
+        """Check what orders about to be and those of the same decision reach together (control C07)."""
+        reached = set(accounts)
+        for order in earlier:
+            if slices.counts(order):
+                reached.add(order.account)
+                per_unit = self._pretrade.exposure.multiplier(order.account, order.symbol)
+                worth += slices.worth(order, price) * per_unit
+        limits = self._limits
+        return checks.fan_out(
+            len(reached), worth, limits.max_accounts_per_signal, limits.max_signal_value
+        )
+
+    def _skip_reason(self, state: AccountState, run: _Run) -> Reason | None:
+        signal, release = run.signal, run.release
+        reason = (
+            rules.standing(state)
+            or self._latched(state, signal.strategy, signal.symbol)
+            or self._barred(state)
+        )
         if reason is not None:
             return reason
-        if state.limits.max_daily_loss is not None:
-            day_pnl = self._keeper.pnl(state.id).total - state.day_baseline
-            if reason := rules.within_daily_loss(state, day_pnl):
-                return reason
         if release is not None and release.forced:
             return None
         return (
-            rules.open_hours(state, now)
+            rules.open_hours(state, run.now)
             or self._no_room(state, signal.symbol)
-            or rules.reward_worth_risk(state, prices.reward_risk)
+            or rules.reward_worth_risk(state, run.prices.reward_risk)
         )
 
-    def _latched(self, state: AccountState, signal: Signal) -> Reason | None:
+    def _barred(self, state: AccountState) -> Reason | None:
+        """Check what of the account no operator can force past: limits that are missing, the day's loss."""
+        reason = rules.limits_set(state)
+        if reason is not None or state.limits.max_daily_loss is None:
+            return reason
+        day_pnl = self._keeper.pnl(state.id).total - state.day_baseline
+        return rules.within_daily_loss(state, day_pnl)
+
+    def _latched(self, state: AccountState, strategy: str, symbol: str) -> Reason | None:
         if not self._states:
             return None
         latch = self._states.strictest(
             f"account:{state.id}",
             f"broker:{state.broker}",
-            f"strategy:{signal.strategy}",
-            f"symbol:{signal.symbol}",
+            f"strategy:{strategy}",
+            f"symbol:{symbol}",
         )
         return refusal(latch) if latch else None
 
@@ -228,22 +290,15 @@ class Planner:
         held.update(order.symbol for order in state.working.values() if not order.reducing)
         return rules.room_for_position(state, held, symbol)
 
-    def _quantity(
-        self,
-        state: AccountState,
-        signal: Signal,
-        prices: Prices,
-        instrument: Instrument,
-        sizes: dict[object, Decimal | Reason],
-    ) -> Decimal | Reason:
-        """Size one account; those that size alike share the answer in ``sizes``."""
+    def _quantity(self, state: AccountState, run: _Run, instrument: Instrument) -> Decimal | Reason:
+        """Size one account; those that size alike share the answer."""
         key = state.sizing_key
-        if key is not None and (known := sizes.get(key)) is not None:
+        if key is not None and (known := run.sizes.get(key)) is not None:
             return known
         equity = state.balances.equity if state.balances else None
-        quantity = size(state.account.sizing, signal, prices, equity, instrument)
+        quantity = size(state.account.sizing, run.signal, run.prices, equity, instrument)
         if key is not None:
-            sizes[key] = quantity
+            run.sizes[key] = quantity
         return quantity
 
     @staticmethod
@@ -258,55 +313,39 @@ class Planner:
             return "QTY_MIN", f"{to_text(quantity)} × {to_text(release.scale)} is less than {least}"
         return scaled
 
-    def _denied(
-        self,
-        state: AccountState,
-        signal: Signal,
-        quantity: Decimal,
-        prices: Prices,
-        instrument: Instrument,
+    def check_by_hand(
+        self, state: AccountState, order: Order, *, instead_of: Order | None = None
     ) -> Reason | None:
-        unsupported = self._unsupported(state, signal.order_type, signal.time_in_force)
-        if unsupported:
-            return "BROKER_UNSUPPORTED", unsupported
-        for order in state.working.values():
-            if (
-                order.status is OrderStatus.UNKNOWN
-                and order.symbol == signal.symbol
-                and order.side is signal.side
-            ):
-                return "UNKNOWN_OPEN", f"{order.cl_ord_id} has no proven outcome yet"
-        limits = state.limits
-        return (
-            checks.tick(signal.limit_price, instrument)
-            or checks.tick(signal.stop_price, instrument)
-            or checks.tradable(quantity, prices.entry, instrument)
-            or checks.quantity(quantity, limits)
-            or checks.value(quantity, prices.entry, instrument, limits)
-        )
+        """Check an order made by hand as a signal's are, but for what an operator may force past; exits pass.
 
-    def check_by_hand(self, state: AccountState, order: Order) -> Reason | None:
-        """Check an order made by hand against the account's limits and the collar; exits pass."""
+        Latches are not looked at here: the gate does, for every order.
+        ``instead_of``: the order whose place it takes, or the order itself when it is sent again.
+        """
         if order.reducing:
             return None
-        instrument = self._instrument_of(state.broker, order.symbol)
-        quote = self._marks.get(order.symbol)
-        price = order.limit_price or order.stop_price
-        limits = state.limits
-        about = price or (quote.price if quote else None)
-        refused = (
-            checks.tick(order.limit_price, instrument)
-            or checks.tick(order.stop_price, instrument)
-            or checks.tradable(order.order_qty, about, instrument)
-            or checks.quantity(order.order_qty, limits)
-            or checks.value(order.order_qty, about, instrument, limits)
+        pretrade, symbol = self._pretrade, order.symbol
+        reason = (
+            self._barred(state)
+            or rules.symbol_allowed(state, symbol)
+            or pretrade.restricted(symbol)
+            or pretrade.reference(order)
         )
-        if refused is not None or price is None:
-            return refused
-        if quote is None or not self._fresh(quote):
-            required = self._limits.price_reference == "required"
-            return ("REF_STALE", f"no fresh price of {order.symbol} is known") if required else None
-        return checks.collar(price, quote.price, self._limits.collar_percent)
+        if reason is not None:
+            return reason
+        quote = self._marks.get(symbol)
+        market = quote.price if quote is not None and pretrade.fresh(quote) else None
+        price = order.limit_price or order.stop_price or market
+        instrument = self._instrument_of(state.broker, symbol)
+        earlier = pretrade.together_with(order, instead_of)
+        own = instead_of.cl_ord_id if instead_of is not None else ""
+        ask = Ask(order.order_qty, price, instrument, pretrade.room(order.strategy), earlier, own)
+        return (
+            checks.exact_instrument(instrument)
+            or checks.exact(order.order_qty, price)
+            or checks.lot(order.order_qty, instrument)
+            or pretrade.refusal(state, order, ask)
+            or self._over_reach([order.account], ask.worth or ZERO, earlier, price)
+        )
 
     # ---- exits, cancels, changes ---------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from engine.model.account import Account
 from engine.model.enums import ConnectionState, OrderType, TimeInForce
@@ -29,6 +29,13 @@ class Capabilities:
     calendar second of the broker's clock (0: no such rule). ``per_address_second``: the most requests from one
     egress address a second, all accounts together (0: none). ``connects_per_second``: how fast new connections
     may be opened from one address (0: no limit). ``sessions_end``: whether credentials die and need renewing.
+
+    For reconciliation (control C25): ``spot``: positions are balances of assets, so what we never traded may come and
+    go. ``cash``: what moves the money: ``trades`` (each at once, by its value), ``realised`` (gains and losses only) or
+    empty (fills do not tell). ``day_zone``: the zone at whose midnight the broker's book of orders begins anew and day
+    orders are over (empty: it says itself what has ended). ``reads_per_second``: what all accounts of one egress
+    address may spend on it (0: no bound); ``counts_reads``: whether its limit of orders per account is one of requests,
+    reads among them (C09); ``orders_cost``, ``positions_cost``: what a list of each costs of that.
     """
 
     client_id: str
@@ -44,6 +51,13 @@ class Capabilities:
     per_address_second: float = 0.0
     connects_per_second: float = 0.0
     sessions_end: bool = False
+    spot: bool = False
+    cash: str = ""
+    day_zone: str = ""
+    reads_per_second: float = 0.0
+    counts_reads: bool = False
+    orders_cost: float = 1.0
+    positions_cost: float = 1.0
 
     def refusal(self, order_type: OrderType, time_in_force: TimeInForce) -> str:
         """Say why the broker has no such order, empty if it has."""
@@ -196,6 +210,17 @@ class BrokerSession(Protocol):
 
     def headroom(self) -> Headroom:
         """Return what the session has left, from what is known; never asks the broker."""
+        ...
+
+
+@runtime_checkable
+class PacedSession(Protocol):
+    """A session that reads by turns and hears its broker's clock (control C09, C26)."""
+
+    def pace(self, turn: Callable[[], float], date: Callable[[datetime, int, int], None]) -> None:
+        """Ask ``turn`` before each read: seconds to wait, 0 to go now, counted then. ``date`` hears the clock of each
+        probe's answer with the monotonic moments its request left and its answer came.
+        """
         ...
 
 

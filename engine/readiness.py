@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from engine.clock import Clock, rfc3339
+from engine.execution.differences import Finding
 from engine.execution.lane import Lane
 from engine.model.account_state import AccountState
 from engine.model.enums import ConnectionState, OrderStatus
@@ -37,7 +38,10 @@ class Readiness:
         sessions: Mapping[str, BrokerSession],
         lanes: Mapping[str, Lane],
         alert: Callable[[str, str, str, str], None],
+        differences: Callable[[str], list[Finding]] = lambda _account: [],
     ) -> None:
+        """``differences``: what an account's broker says otherwise (engine.reconciliation)."""
+        self._differences = differences
         self._clock = clock
         self._states = states
         self._sessions = sessions
@@ -104,11 +108,14 @@ class Readiness:
         headroom = self._headroom(state)
         found = [
             _connection(state, headroom),
+            _reconciled(state),
             _session_end(state, headroom, self._clock.now()),
             self._quiet(state),
             _unknown(state),
+            _limits(state),
         ]
-        return [need for need in found if need is not None]
+        told = [need for need in found if need is not None]
+        return told + [_difference(found) for found in self._differences(state.id)]
 
     def _quiet(self, state: AccountState) -> Need | None:
         until = self._paused_until(state)
@@ -154,6 +161,17 @@ def _session_end(state: AccountState, headroom: Headroom, now: datetime) -> Need
     return Need("SESSION_ENDS", text, renew)
 
 
+def _reconciled(state: AccountState) -> Need | None:
+    if state.reconciled or not state.usable:
+        return None
+    said = f": {state.last_error}" if state.last_error else ""
+    return Need(
+        "NOT_RECONCILED",
+        f"{state.id}: not reconciled{said}",
+        "wait a moment: its entries leave once its orders and positions have been compared with its broker's",
+    )
+
+
 def _unknown(state: AccountState) -> Need | None:
     count = sum(order.status is OrderStatus.UNKNOWN for order in state.working.values())
     if not count:
@@ -164,6 +182,24 @@ def _unknown(state: AccountState) -> Need | None:
         f"{orders} of unknown outcome",
         "wait for the look-ups; if they find nothing, look at the broker and resolve them by hand",
     )
+
+
+def _limits(state: AccountState) -> Need | None:
+    limits = state.limits
+    if limits.max_order_quantity is not None and limits.max_order_value is not None:
+        return None
+    if state.account.environment != "live":
+        return None  # practice money trades without
+    return Need(
+        "LIMITS_UNSET",
+        "it has no order limits and takes no entries",
+        "set its max_order_quantity and max_order_value",
+    )
+
+
+def _difference(found: Finding) -> Need:
+    ways = " or ".join(found.actions) or "look at it"
+    return Need(found.code, found.text, f"look at the broker, then {ways} the line {found.key}")
 
 
 def _stamp(moment: datetime | None) -> str | None:

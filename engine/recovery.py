@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from engine import failpoints
+from engine.alerts import FACT as ALERT_FACT
 from engine.documents import signal_from_document
 from engine.model.enums import OrderStatus, OrderType, Side, SignalState, TimeInForce, TradingState
 from engine.model.order import Order
 from engine.model.signal import Signal
+from engine.pretrade_state import restore
 from engine.risk.trading_state import FIRM, Latch
 from engine.signal_record import SignalRecord
 from engine.stores.journal_rows import LoadedState, SignalEntry
@@ -27,6 +33,7 @@ def record_from_entry(entry: SignalEntry, signal: Signal, orders: dict[str, Orde
     )
     record.entry = entry
     record.loaded_trace = entry.trace
+    record.fp = plan.get("fp", "")
     for *shared, rows in plan.get("orders", ()):
         for cl_ord_id, account, quantity in rows:
             known = orders.get(cl_ord_id)
@@ -85,23 +92,42 @@ def _number(text: str | None) -> Decimal | None:
 
 
 async def recover(engine: TradingEngine) -> None:
-    """Load everything. Orders without proof become ``unknown``; each is looked up once its account connects."""
+    """Load everything. Orders without proof become ``unknown``; each is looked up once its account connects.
+
+    It may be cut short anywhere and done again: what it writes is what it found, and the second time it finds that.
+    """
+    if failpoints.ARMED:
+        failpoints.hit("recovery.before")
+    with _no_collection():
+        await _recover(engine)
+    _tell_findings(engine)
+    _tell_orphans(engine)
+    if failpoints.ARMED:
+        failpoints.hit("recovery.after")
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from looking again and again at what is being made to stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+async def _recover(engine: TradingEngine) -> None:
     loaded = await engine.journal.load()
-    orders = {order.cl_ord_id: order for order in loaded.orders}
-    fresh: list[Order] = []
-    for entry in loaded.signals:
-        if entry.settled and any(cl_ord_id not in orders for cl_ord_id in _intents(entry)):
-            continue  # its orders are done and too old to be in memory: the journal answers for it
-        signal = signal_from_document(entry.body, entry.body_hash, engine.clock.now())
-        record = record_from_entry(entry, signal, orders)
-        engine.records[record.key] = record
-        fresh += [order for order in record.orders.values() if order.cl_ord_id not in orders]
-        _doubt(engine, record)
+    engine.facts = loaded.facts
+    engine.alerts.load(loaded.facts.get(ALERT_FACT, {}))
+    fresh = _load_records(engine, loaded)
     for order in loaded.orders:
         if order.status is OrderStatus.PENDING_NEW:  # made by hand
             order.status = OrderStatus.UNKNOWN
+            engine.journal.note_order(order)
     engine.keeper.load(loaded.positions)
     engine.orders.load([*loaded.orders, *fresh], loaded.fills)
+    await restore(engine, loaded, fresh)  # before ``fresh`` get rows of their own: counted once
     for order in fresh:
         engine.journal.note_order(order)
     for entry in loaded.signals:
@@ -113,6 +139,42 @@ async def recover(engine: TradingEngine) -> None:
     for record in engine.records.values():
         if record.held:
             engine.hold(record)
+
+
+def _load_records(engine: TradingEngine, loaded: LoadedState) -> list[Order]:
+    """Rebuild the signals; return the orders of intents that have no row."""
+    orders = {order.cl_ord_id: order for order in loaded.orders}
+    fresh: list[Order] = []
+    for entry in loaded.signals:
+        if entry.settled and any(cl_ord_id not in orders for cl_ord_id in _intents(entry)):
+            continue  # its orders are done and too old to be in memory: the journal answers for it
+        signal = signal_from_document(entry.body, entry.body_hash)
+        record = record_from_entry(entry, signal, orders)
+        engine.records[record.key] = record
+        fresh += [order for order in record.orders.values() if order.cl_ord_id not in orders]
+        _doubt(engine, record)
+    return fresh
+
+
+def _tell_findings(engine: TradingEngine) -> None:
+    """Tell the operator what was out of order when the journal was opened."""
+    for finding in engine.journal.findings:
+        severity = "critical" if finding.critical else "warning"
+        engine.alert(severity, finding.code, "", finding.text)
+
+
+def _tell_orphans(engine: TradingEngine) -> None:
+    """Tell the operator of orders and positions whose account was removed while no engine ran: nobody watches them."""
+    left: dict[str, int] = {}
+    for order in engine.orders.orders.values():
+        if order.status.working and order.account not in engine.fleet.states:
+            left[order.account] = left.get(order.account, 0) + 1
+    for position in engine.keeper:
+        if position.qty and position.account not in engine.fleet.states:
+            left.setdefault(position.account, 0)
+    for account, orders in sorted(left.items()):
+        text = f"it was removed and has {orders} working orders, or a position: put it back, or look at its broker"
+        engine.alert("critical", "INACTIVE", account, text)
 
 
 def _intents(entry: SignalEntry) -> list[str]:
@@ -137,9 +199,12 @@ def _doubt(engine: TradingEngine, record: SignalRecord) -> None:
         order.send_before_ns = mono + int(left * 1e9) if left > 0 else 0
         order.planned_ns = mono
         record.waiting.add(order.cl_ord_id)
+        engine.journal.note_order(order)  # the lists are read from the journal
 
 
 async def _restore_states(engine: TradingEngine, loaded: LoadedState) -> None:
+    if failpoints.ARMED:
+        failpoints.hit("recovery.states.before")
     for halt in loaded.halts:
         state = TradingState(halt["state"])
         engine.states.set(Latch(halt["scope"], state, halt["reason"], halt["at"], halt["by"]))
@@ -148,6 +213,8 @@ async def _restore_states(engine: TradingEngine, loaded: LoadedState) -> None:
         if state_of is not None:
             state_of.day, state_of.day_baseline = datetime.fromisoformat(day).date(), baseline
     await _starting_state(engine)
+    if failpoints.ARMED:
+        failpoints.hit("recovery.states.after")
 
 
 async def _starting_state(engine: TradingEngine) -> None:
@@ -155,8 +222,17 @@ async def _starting_state(engine: TradingEngine) -> None:
     latch = engine.states.get(FIRM)
     if latch is not None and latch.state is TradingState.HALTED:
         return
+    disarmed = latch is not None and latch.state is TradingState.DISARMED
+    if disarmed and latch is not None and latch.by != CONFIGURATION:
+        return  # by a person, or for a reason a person has to look at
+    found = any(one.critical or one.code == "UNCLEAN_STOP" for one in engine.journal.findings)
+    crashed = engine.config.safety.disarm_after_crash and found
+    if engine.config.engine.trading == "active" and crashed:
+        text = "the engine did not stop cleanly; look at its orders, then arm it"
+        await engine.latch(FIRM, TradingState.DISARMED, text, "engine")
+        return
     if engine.config.engine.trading == "active":
-        if latch is not None and latch.state is TradingState.DISARMED and latch.by == CONFIGURATION:
+        if disarmed:
             await engine.latch(FIRM, TradingState.ACTIVE, "engine.trading = active", CONFIGURATION)
         return
     await engine.latch(FIRM, TradingState.DISARMED, "not armed since the start", CONFIGURATION)

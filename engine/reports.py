@@ -12,6 +12,7 @@ from typing import Any
 from engine import __version__
 from engine.clock import rfc3339
 from engine.documents import signal_from_document
+from engine.execution.external import row_of as external_row
 from engine.metrics import metrics_text
 from engine.model import tables
 from engine.model.account import Account
@@ -22,8 +23,10 @@ from engine.model.tables import KEYS
 from engine.operator_desk import OperatorDesk
 from engine.portfolio.position_keeper import Pnl
 from engine.readiness import Readiness
+from engine.reconciliation import Reconciliation
 from engine.recovery import record_from_entry
 from engine.risk.trading_state import FIRM
+from engine.risk.usage import Usage
 from engine.trading_engine import TradingEngine
 from engine.views import (
     Row,
@@ -41,13 +44,18 @@ TICK_S = 0.1
 LOOK_EVERY_TURNS = 50  # at what the accounts' sessions need
 PNL_POINTS = 3_600
 MARKS_WITHIN_S = 60.0
+_LIVE = {tables.POSITIONS, tables.ACCOUNTS, tables.DIFFERENCES, tables.EXTERNAL}
+"""Lists of what is now; the others are read from the journal."""
 
 
 class EngineReports:
     """Answers every question about the engine, and keeps its time."""
 
-    def __init__(self, engine: TradingEngine, operator: OperatorDesk) -> None:
+    def __init__(
+        self, engine: TradingEngine, operator: OperatorDesk, reconciliation: Reconciliation
+    ) -> None:
         self._engine = engine
+        self._reconciliation = reconciliation
         self._operator = operator
         self._pnl: deque[Row] = deque(maxlen=PNL_POINTS)
         self._task: asyncio.Task[None] | None = None
@@ -60,6 +68,15 @@ class EngineReports:
             engine.fleet.sessions,
             engine.dispatcher.lanes,
             engine.alert,
+            reconciliation.differences,
+        )
+        self._usage = Usage(
+            engine.config,
+            engine.fleet.states,
+            engine.keeper,
+            engine.pretrade,
+            self._day_pnl,
+            lambda: rfc3339(engine.clock.now()),
         )
         self._moved: set[str] = set()  # symbols whose price changed since the last look
         engine.marks.listen(lambda symbol, _price: self._moved.add(symbol))
@@ -79,7 +96,16 @@ class EngineReports:
         table(tables.KILL, self._kill_keys, self._kill)
         table(tables.LATENCY, lambda: list(engine.latency_stages.stages), self._latency)
         table(tables.PNL, lambda: [point["at"] for point in self._pnl], self._point)
-        table(tables.ALERTS, lambda: [alert["id"] for alert in engine.alerts], self._alert)
+        table(tables.DIFFERENCES, self._difference_keys, self._difference)
+        table(tables.EXTERNAL, self._reconciliation.external.keys, self._external)
+        table(tables.ALERTS, engine.alerts.keys, engine.alerts.row)
+        table(tables.CONTROLS, engine.controls.keys, engine.controls.row)
+        table(tables.USAGE, self._usage.keys, self._usage.row)
+
+    def _day_pnl(self, account: str) -> Decimal:
+        state = self._engine.fleet.states.get(account)
+        baseline = state.day_baseline if state is not None else ZERO
+        return self._engine.keeper.pnl(account).total - baseline
 
     def _account(self, key: str) -> Row | None:
         state = self._engine.fleet.states.get(key)
@@ -96,7 +122,11 @@ class EngineReports:
             (latch.state if latch else TradingState.ACTIVE).value,
             len(lane) if lane else 0,
             engine.latency_stages.account_p50(state.id),
-            self._readiness.columns(state),
+            {
+                **self._readiness.columns(state),
+                **self._reconciliation.columns(state),
+                "updated_at": rfc3339(state.updated_at or engine.clock.now()),
+            },
         )
 
     def _signal(self, key: str) -> Row | None:
@@ -106,6 +136,19 @@ class EngineReports:
     def _order(self, key: str) -> Row | None:
         order = self._engine.orders.orders.get(key)
         return None if order is None else order_row(order, self._broker(order.account))
+
+    def _difference_keys(self) -> list[str]:
+        return [found.key for found in self._reconciliation.differences()]
+
+    def _difference(self, key: str) -> Row | None:
+        line = self._reconciliation.book.get(key)
+        return None if line is None else line.row(self._broker(line.found.account))
+
+    def _external(self, key: str) -> Row | None:
+        order = self._reconciliation.external.get(key)
+        if order is None:
+            return None
+        return external_row(order, self._broker(order.report.account), self._engine.marks.price)
 
     def _broker(self, account: str) -> str:
         state = self._engine.fleet.states.get(account)
@@ -162,9 +205,6 @@ class EngineReports:
 
     def _point(self, key: str) -> Row | None:
         return next((point for point in reversed(self._pnl) if point["at"] == key), None)
-
-    def _alert(self, key: str) -> Row | None:
-        return next((alert for alert in reversed(self._engine.alerts) if alert["id"] == key), None)
 
     def totals(self) -> tuple[Pnl, Decimal, Decimal]:
         """Return the firm's P&L, equity (of the accounts that have told it) and P&L of the day."""
@@ -267,10 +307,13 @@ class EngineReports:
             turn += 1
             if turn % 5 == 0:
                 self._touch_moved()
+                for key in self._usage.changed():
+                    publisher.touch(tables.USAGE, key)
                 publisher.touch(tables.ENGINE, "engine")
             if turn % 10 == 0:
                 self._second()
             if turn % LOOK_EVERY_TURNS == 0:
+                self._engine.pretrade.dirty.update(self._engine.fleet.states)  # days begin anew
                 for account in self._readiness.watch():
                     publisher.touch(tables.ACCOUNTS, account)
 
@@ -280,6 +323,7 @@ class EngineReports:
             for account in engine.keeper.holders(symbol):
                 publisher.touch(tables.POSITIONS, f"{account}/{symbol}")
                 publisher.touch(tables.ACCOUNTS, account)
+                engine.pretrade.dirty.add(account)
         self._moved.clear()
 
     def _second(self) -> None:
@@ -342,7 +386,7 @@ class EngineReports:
             live = self._engine.orders.orders
             record = record_from_entry(
                 entry,
-                signal_from_document(entry.body, entry.body_hash, self._engine.clock.now()),
+                signal_from_document(entry.body, entry.body_hash),
                 {order.cl_ord_id: live.get(order.cl_ord_id, order) for order in orders},
             )
         return signal_detail(record)
@@ -351,7 +395,7 @@ class EngineReports:
         self, table: str, where: dict[str, str], limit: int, after: str | None
     ) -> dict[str, Any]:
         """Return a page of rows, newest first."""
-        if table in {tables.POSITIONS, tables.ACCOUNTS}:
+        if table in _LIVE:
             return self._page_of_live(table, where, limit, after)
         await self._engine.journal.flushed()
         rows = await self._engine.journal.page(table, where, limit, after)
@@ -414,6 +458,9 @@ class EngineReports:
         active = [state for state in engine.fleet.states.values() if state.account.active]
         if active and not any(state.usable for state in active):
             reasons.append("no account is connected")
+        usable = [state for state in active if state.usable]
+        if usable and not any(state.reconciled for state in usable):
+            reasons += [f"{state.id}: not reconciled" for state in usable[:5]]
         for name, service in self._services().items():
             if service["state"] not in {
                 ConnectionState.CONNECTED.value,
@@ -428,7 +475,12 @@ class EngineReports:
 
     def metrics_text(self) -> str:
         """Return the metrics in Prometheus' text format."""
-        return metrics_text(self._engine, self.engine_row())
+        counted = {
+            "differences": len(self._reconciliation.differences()),
+            "external_orders": len(self._reconciliation.external.keys()),
+            **self._reconciliation.counts,
+        }
+        return metrics_text(self._engine, self.engine_row(), counted)
 
 
 def _simulated(account: Account) -> bool:

@@ -84,6 +84,7 @@ class SignalRecord:
     released: bool = False  # an operator's thinking time is no latency of ours
     entry: SignalEntry | None = None
     loaded_trace: dict[str, Any] | None = None
+    fp: str = ""  # the fingerprint it was planned with (engine.fingerprint)
 
     @property
     def key(self) -> str:
@@ -120,6 +121,7 @@ class SignalRecord:
                 reasons.setdefault((kind, code, message), []).append(account)
         return {
             "first": self.first,
+            "fp": self.fp,
             "orders": order_intents(self.orders.values()),
             "cancels": {
                 account: [order.cl_ord_id for order in orders]

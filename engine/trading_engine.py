@@ -4,50 +4,66 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import orjson
 
+from engine import failpoints
+from engine.alerts import AlertBook
 from engine.clock import Clock, rfc3339
 from engine.config import Config, HookConfig
 from engine.copies import Copies
 from engine.documents import signal_document
 from engine.eligibility.index import EligibilityIndex
-from engine.errors import InvalidSignal, StoreError
+from engine.errors import InvalidSignal
 from engine.execution.dispatcher import Dispatcher
 from engine.execution.order_manager import OrderManager
 from engine.execution.reconciler import Reconciler
 from engine.fleet import Fleet
+from engine.gate import Gate
 from engine.held_signals import HeldSignals
 from engine.intake.parser import parse_signal
 from engine.intake.tradingview import map_alert
+from engine.kill_latch import KillLatch
+from engine.latches import Latches, LatchHooks
 from engine.market.instruments import Instruments
 from engine.model import tables
 from engine.model.account_state import AccountState
 from engine.model.enums import (
     Action,
     ConnectionState,
-    ExecType,
     OrderStatus,
     SignalState,
     TradingState,
 )
 from engine.model.identifiers import OPERATOR, PROTECTIVE
-from engine.model.messages import ExecutionReport, Fill
+from engine.model.messages import ExecutionReport
 from engine.model.order import Order
 from engine.model.receipt import SignalReceipt
 from engine.model.signal import Signal
-from engine.parts import Exits, Operator, PriceSource, Reports, Service
+from engine.parts import (
+    Exits,
+    Guards,
+    News,
+    Operator,
+    PriceSource,
+    Reconciliation,
+    Reports,
+    Service,
+)
 from engine.planner import Plan, Planner
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
-from engine.ports import History, Mirror
+from engine.ports import BrokerSession, History, Mirror
 from engine.publisher import Publisher
-from engine.risk.trading_state import Latch, TradingStates, may_send, refusal
+from engine.risk.controls_book import ControlsBook
+from engine.risk.pretrade import PreTrade
+from engine.risk.settings import settings_of
+from engine.risk.trading_state import FIRM, TradingStates, refusal
 from engine.signal_record import SignalRecord, Stamps
 from engine.stores.journal import Journal
 from engine.stores.journal_rows import SignalEntry
@@ -57,7 +73,7 @@ log = logging.getLogger(__name__)
 
 MOST_RECORDS = 2_000
 FIRST_TRY_S = 3.0
-DURABLE_WITHIN_S = 1.0
+SETTLE_NS = 2_000_000_000
 _OWN_SOURCES = {
     OPERATOR: "orders made by hand",
     PROTECTIVE: "the engine's own exits",
@@ -67,7 +83,9 @@ _OWN_SOURCES = {
 class TradingEngine:
     """One book: its accounts, signals, orders and positions. Lives on one event loop."""
 
-    def __init__(  # noqa: PLR0913 (wiring.py is the only caller)
+    pretrade: PreTrade  # set by wiring, as those below
+
+    def __init__(  # noqa: PLR0913, PLR0915 (wiring.py is the only caller; half of it declares what that sets)
         self,
         *,
         config: Config,
@@ -96,10 +114,23 @@ class TradingEngine:
         self.mirror = mirror
         self.history = history
         self.records: OrderedDict[str, SignalRecord] = OrderedDict()
-        self.alerts: deque[dict[str, Any]] = deque(maxlen=500)
+        self.alerts = AlertBook(
+            clock,
+            lambda key: publisher.touch(tables.ALERTS, key),
+            journal.note_fact,
+            float(config.safety.halt_unacknowledged_s),
+            self._nobody_acknowledged,
+        )
+        self.controls = ControlsBook(
+            lambda: rfc3339(clock.now()),
+            lambda number: publisher.touch(tables.CONTROLS, number),
+            lambda: settings_of(config, self.fleet.states.values()),
+        )
+        self.facts: dict[str, dict[str, Any]] = {}
+        """What the controls kept in the journal, by kind and key, as of the start."""
         self.counts = {"signals": 0, "orders": 0, "fills": 0}
         self.started_at = clock.now()
-        self._alert_number = 0
+        self.fingerprint = ""  # of program, configuration and limits; new intents carry it (C28)
         self._inflight: dict[str, asyncio.Future[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._fresh_ns = int(float(config.limits.reference_max_age_s) * 1e9)
@@ -109,14 +140,31 @@ class TradingEngine:
         self.exits: Exits
         self.fleet: Fleet
         self.operator: Operator
+        self.reconciliation: Reconciliation
         self.reports: Reports
+        self.shared: KillLatch
+        self.guards: Guards
+        self.last_gate: Gate
+        self.news: News
         self.services: list[Service] = []
+        self.latches = Latches(clock, states, journal, publisher, self._latch_hooks())
         self.links: dict[str, Callable[[], tuple[ConnectionState, str]]] = {}
         self.orders: OrderManager
         self.planner: Planner
         self.instruments: Instruments
         self.reconciler: Reconciler
+        self.check_owner: Callable[[AccountState, BrokerSession], Awaitable[None]]
         self.prices: PriceSource | None = None
+
+    def _latch_hooks(self) -> LatchHooks:
+        """Return what latches need of parts that are not there yet."""
+        return LatchHooks(
+            shared=lambda: self.shared,
+            accounts=lambda: self.fleet.states,
+            alert=self._tell_of_scope,
+            changed=lambda scope, before, after: self.guards.latched(scope, before, after),  # noqa: PLW0108
+            loosened=lambda: self.exits.look_again(),  # noqa: PLW0108 (set by wiring, later)
+        )
 
     # ---- life ------------------------------------------------------------------------------------------------
 
@@ -144,6 +192,7 @@ class TradingEngine:
         await self.exits.stop()
         for lane in self.dispatcher.lanes.values():
             lane.close("NOT_SENT", "the engine stopped before it could leave")
+        await self._settle()
         self.held.stop()
         await self.reports.stop()
         if self.prices is not None:
@@ -156,6 +205,16 @@ class TradingEngine:
         await self.fleet.stop()
         await self.copies.close()
         await self.journal.close()
+        self.shared.close()
+
+    async def _settle(self) -> None:
+        """Wait a moment for the answers to what is on the wire; what stays open is looked up by the next engine."""
+        deadline = self.clock.monotonic_ns() + SETTLE_NS
+        while self.clock.monotonic_ns() < deadline and any(  # noqa: ASYNC110 (a state of many)
+            order.first_byte_ns and order.status is OrderStatus.PENDING_NEW
+            for order in self.orders.working()
+        ):
+            await asyncio.sleep(0.01)
 
     # ---- what others ask -----------------------------------------------------------------------------------------
 
@@ -249,17 +308,24 @@ class TradingEngine:
             gate.set_result(None)
 
     async def _take_new(self, signal: Signal, origin: str, stamps: Stamps) -> SignalReceipt:
+        self.guards.look_at_clock()
         record = SignalRecord(signal, origin, self.clock.now(), SignalState.ACCEPTED, stamps=stamps)
+        record.fp = self.fingerprint
         code, message = self._triage(signal)
         plan = Plan(code=code, message=message)
         if not code:
             await self.prepare(signal)
             plan = self.planner.plan(signal)
         self._adopt(record, plan)
+        if failpoints.ARMED:
+            failpoints.hit("K09.before")
+        self.pretrade.begin(signal, sent=bool(plan.orders), held=bool(plan.held))
         for order in plan.orders:
             self.orders.add(
                 order
             )  # counts from now on: the next signal is planned while this one is written
+        if failpoints.ARMED:
+            failpoints.hit("K09.after")
         entry = SignalEntry(
             source=signal.source,
             id=signal.id,
@@ -273,7 +339,9 @@ class TradingEngine:
             plan=record.plan(),
             settled=not record.orders,
         )
-        earlier = await self._make_durable(entry, plan)
+        earlier = await self._make_durable(signal, entry, plan)
+        if failpoints.ARMED:
+            failpoints.hit("K04.before")
         stamps.durable = self.clock.monotonic_ns()
         if earlier is not None:
             same = earlier.body_hash == signal.body_hash
@@ -281,16 +349,25 @@ class TradingEngine:
             return SignalReceipt(
                 signal.id, signal.source, SignalState(state), code, message, repeated=same, contradicted=not same
             )  # fmt: skip
+        self.orders.ledger.committed(record.key, plan.orders)
         record.entry = entry
         self._remember(record)
         self.counts["signals"] += 1
+        if failpoints.ARMED:
+            failpoints.hit("K08.before")
         self._carry_out(record, plan)
+        if failpoints.ARMED:
+            failpoints.hit("K08.after")
+        self.controls.refused_all(record.skipped)
+        self.controls.refused_all(record.refused)
         self.publisher.touch(tables.SIGNALS, record.key)
         if self.prices is not None:
             self.prices.follow(signal.symbol)
         return record.receipt()
 
-    async def _make_durable(self, entry: SignalEntry, plan: Plan) -> SignalEntry | None:
+    async def _make_durable(
+        self, signal: Signal, entry: SignalEntry, plan: Plan
+    ) -> SignalEntry | None:
         """Write the plan; what it reserved is given back unless it is durable and new."""
         durable = False
         try:
@@ -301,6 +378,8 @@ class TradingEngine:
             if not durable:
                 for order in plan.orders:
                     self.orders.take_back(order)
+            seq = entry.seq if durable else None
+            self.pretrade.end(signal, seq, sent=bool(plan.orders), held=bool(plan.held))
 
     def _triage(self, signal: Signal) -> tuple[str, str]:
         """Refuse at once what is too old or may not act: ``("", "")`` to go on."""
@@ -320,7 +399,7 @@ class TradingEngine:
             signal.valid_for_s if signal.valid_for_s is not None else self.config.signals.max_age_s
         )
 
-    async def prepare(self, signal: Signal) -> None:
+    async def prepare(self, signal: Signal | Order) -> None:
         """Get what planning needs of the outside and does not have yet: a price, the instrument's steps.
 
         Only the first signal of a symbol waits here, at most a second; afterwards both are kept fresh.
@@ -333,7 +412,7 @@ class TradingEngine:
             wanted.append(self.prices.ask(signal.symbol))
         wanted += [
             self.instruments.ensure(broker, signal.symbol)
-            for broker in self.fleet.usable_brokers
+            for broker in sorted(self.fleet.usable_brokers)
             if not self.instruments.known(broker, signal.symbol)
         ]
         if wanted:
@@ -374,7 +453,7 @@ class TradingEngine:
                 self.exits.change_soon(position, levels, record.key)
         if record.held:
             self.hold(record)
-        self._record_stages(record)
+        self.news.record_stages(record)
 
     def _time_left_ns(self, signal: Signal) -> int:
         age = (self.clock.now() - signal.issued_at).total_seconds()
@@ -419,7 +498,11 @@ class TradingEngine:
             return True
         if lane is None:
             return False
+        if failpoints.ARMED:
+            failpoints.hit("K26.before")
         lane.cancel(order)
+        if failpoints.ARMED:
+            failpoints.hit("K26.after")
         return True
 
     def _remember(self, record: SignalRecord) -> None:
@@ -466,7 +549,14 @@ class TradingEngine:
 
     def on_report(self, report: ExecutionReport) -> None:
         """Take an execution report from a session."""
-        self.orders.apply(report)
+        if failpoints.ARMED and (report.last_qty or report.cum_qty):
+            failpoints.hit("K23.before")
+        try:
+            self.orders.apply(report)
+        except Exception as error:  # noqa: BLE001 (a fault of ours in a callback must halt, not vanish)
+            self.failed(f"a report of {report.cl_ord_id}", error, report.account)
+        if failpoints.ARMED and (report.last_qty or report.cum_qty):
+            failpoints.hit("K23.after")
 
     def on_connection(self, account: str, state: ConnectionState, text: str) -> None:
         """Take a session's new state."""
@@ -483,197 +573,13 @@ class TradingEngine:
         self.fleet.limits.note(account, **said)
         self.publisher.touch(tables.ACCOUNTS, account)
 
-    def on_order_change(self, order: Order, report: ExecutionReport | None) -> None:
-        """Follow up a changed order: journal, feed, mirror, its signal, its lane."""
-        lane = self.dispatcher.lanes.get(order.account)
-        if report is not None and report.exec_type is ExecType.UNSENT:
-            if order.status is OrderStatus.PENDING_NEW and lane is not None:
-                order.first_byte_ns = order.last_byte_ns = 0
-                order.text = report.text
-                lane.put_back(order)
-            return
-        if lane is not None:
-            lane.forget(order)
-        status = order.status
-        if status is OrderStatus.UNKNOWN:
-            session = self.fleet.sessions.get(order.account)
-            if session is not None:
-                self.reconciler.resolve(order, session)
-        elif status is OrderStatus.REJECTED and report is not None:
-            self._note_reject(order)
-        elif order.code == "ABSENT" and order.order_id and report is not None:
-            self._note_late(order)
-        record = self.records.get(f"{order.source}/{order.signal_id}")
-        if record is not None:
-            self._note_progress(record, order)
-        self.journal.note_order(order)
-        self.publisher.touch(tables.ORDERS, order.cl_ord_id)
-        self.publisher.touch(tables.ACCOUNTS, order.account)
-        self.copies.order(order)
-        self.exits.on_order(order)
-        if lane is not None:
-            lane.pump()
-
-    def on_order_repeat(self, order: Order) -> None:
-        """Take a report that told nothing new; that it came may still free the lane or complete the trace."""
-        record = self.records.get(f"{order.source}/{order.signal_id}")
-        if record is not None and order.cl_ord_id in record.waiting:
-            self._note_progress(record, order)
-        lane = self.dispatcher.lanes.get(order.account)
-        if lane is not None:
-            lane.pump()
-
-    def _note_late(self, order: Order) -> None:
-        """Cancel an order that was closed as absent, and that the broker has after all (F08)."""
-        order.code = "LATE_ACCEPT"
-        text = (
-            f"{order.symbol} {order.cl_ord_id} was proven absent, and the broker has it after all"
-        )
-        self.alert("critical", "LATE_ACCEPT", order.account, f"{text}: it is being cancelled")
-        lane = self.dispatcher.lanes.get(order.account)
-        if lane is not None:
-            lane.cancel(order)
-
-    def _note_reject(self, order: Order) -> None:
-        if order.code:
-            return  # told already: by the reply, or by the stream
-        order.code = "BROKER_REJECTED"
-        state = self.fleet.states.get(order.account)
-        if state is not None:
-            state.rejects += 1
-            state.last_error = f"{order.cl_ord_id} rejected: {order.text}"
-        self.alert(
-            "warning",
-            "BROKER_REJECTED",
-            order.account,
-            f"{order.symbol} {order.cl_ord_id}: {order.text}",
-        )
-
-    def _note_progress(self, record: SignalRecord, order: Order) -> None:
-        """Widen the signal's trace; once all its orders are answered, its stages count."""
-        self.publisher.touch(tables.SIGNALS, record.key)
-        if order.cl_ord_id not in record.waiting or not (order.acked_ns or order.status.terminal):
-            return
-        record.waiting.discard(order.cl_ord_id)
-        record.stamps.note_order(order)
-        stages = self.latency_stages
-        if order.last_byte_ns:
-            stages.record("send", order.last_byte_ns - order.planned_ns)
-            if order.acked_ns:
-                stages.record("ack", order.acked_ns - order.last_byte_ns)
-                stages.record_account(order.account, order.acked_ns - order.last_byte_ns)
-        self._record_stages(record)
-
-    def _record_stages(self, record: SignalRecord) -> None:
-        if record.waiting:
-            return
-        trace = record.stamps.since_received()
-        if not record.released:
-            for stage, nanoseconds in trace.items():
-                if nanoseconds is not None:
-                    self.latency_stages.record(stage, nanoseconds)
-        if record.entry is not None:
-            self.journal.note_trace(record.entry.seq, trace)
-        self.copies.signal(record)
-
-    def on_fill(self, fill: Fill, order: Order) -> None:
-        """Apply a fill to its position and tell everybody."""
-        position = self.keeper.apply(fill)
-        self.exits.on_fill(fill, order, position)
-        self.counts["fills"] += 1
-        self.journal.note_order(order)
-        self.journal.note_fill(fill, position)
-        key = f"{fill.account}/{fill.symbol}"
-        self.publisher.touch(tables.FILLS, f"{fill.account}/{fill.exec_id}")
-        self.publisher.touch(tables.POSITIONS, key)
-        self.publisher.touch(tables.ACCOUNTS, fill.account)
-        self.fleet.balances.soon(fill.account)
-        self.copies.fill(fill, position)
-
-    def on_broken(self, account: str, text: str) -> None:
-        """An invariant broke for one account: halt it, say so."""
-        log.critical("account %s: %s", account, text)
-        self.alert("critical", "INTERNAL", account, text)
-        self.spawn(
-            self.latch(f"account:{account}", TradingState.HALTED, text, "engine"), f"halt-{account}"
-        )
-
-    def on_absent(self, order: Order) -> None:
-        """The broker proves it never had this order: send it again while it is fresh, else close it."""
-        lane = self.dispatcher.lanes.get(order.account)
-        if order.status is not OrderStatus.UNKNOWN:
-            return  # proven meanwhile
-        fresh = order.send_before_ns and self.clock.monotonic_ns() < order.send_before_ns
-        if lane is None:
-            return
-        if fresh and self.gate(order) is None:
-            order.status = OrderStatus.PENDING_NEW
-            order.first_byte_ns = order.last_byte_ns = 0
-            self.send_again(order)
-            return
-        order.code = "ABSENT"
-        self.on_report(
-            ExecutionReport(
-                account=order.account,
-                cl_ord_id=order.cl_ord_id,
-                exec_type=ExecType.EXPIRED,
-                text="the broker never had it, and it was too old or not allowed to be sent again",
-            )
-        )
-
-    def send_again(self, order: Order) -> None:
-        """Send an order once more of which the broker is known to have nothing."""
-        if order.reducing and (self.exits.hold(order) or not self.exits.fits(order)):
-            return  # it waits for what rests of its position, or nothing is left to close
-        self.dispatcher.dispatch([order])
-
-    def on_doubt(self, account: str, text: str) -> None:
-        """Halt an account of which too much is unknown (control C21): a person looks and re-arms it."""
-        self.alert("critical", "UNKNOWN_ORDERS", account, f"{text}: the account is halted")
-        self.spawn(
-            self.latch(
-                f"account:{account}", TradingState.HALTED, f"UNKNOWN_ORDERS: {text}", "engine"
-            ),
-            f"halt-{account}",
-        )
-
-    def on_stuck(self, order: Order, text: str) -> None:
-        """Tell the operator of an order that only a person can judge."""
-        self.alert(
-            "critical",
-            "OUTCOME_UNKNOWN",
-            order.account,
-            f"{order.symbol} {order.cl_ord_id}: {text}",
-        )
-
     def gate(self, order: Order) -> tuple[str, str] | None:
         """Say why an order may not leave now; asked at the last moment before its first byte."""
-        if self.journal.failed:
-            return "INTERNAL", f"the journal failed: {self.journal.failed}"
-        state = self.fleet.states.get(order.account)
-        if state is None:
-            return "INACTIVE", "the account was removed"
-        if order.reducing:
-            held = self.keeper.get(order.account, order.symbol)
-            if held is None or held.qty * order.side.sign >= 0:
-                return "NO_POSITION", "nothing is left to close"
-        elif not state.active:
-            return "INACTIVE", "the account was switched off"
-        if not self.states:
-            return None
-        latch = self.states.strictest(
-            f"account:{order.account}",
-            f"broker:{state.broker}",
-            f"strategy:{order.strategy}",
-            f"symbol:{order.symbol}",
-        )
-        if may_send(latch, reducing=order.reducing, manual=order.source == OPERATOR):
-            return None
-        assert latch is not None
-        return refusal(latch)
+        return self.last_gate.refusal(order)
 
     def on_denied(self, order: Order, code: str, text: str) -> None:
         """Close an order that a lane would not send."""
+        self.controls.refused(code, order.account, text)
         self.orders.deny(order, code, text)
 
     def on_account_added(self, state: AccountState) -> None:
@@ -682,7 +588,7 @@ class TradingEngine:
 
     def on_connected(self, state: AccountState) -> None:
         """Bring a freshly connected account up to its broker's truth."""
-        self.spawn(self._reconcile(state), f"reconcile-{state.id}")
+        self.spawn(self._reconcile(state), f"reconcile-{state.id}", state.id)
 
     async def _reconcile(self, state: AccountState) -> None:
         session = self.fleet.sessions.get(state.id)
@@ -691,9 +597,8 @@ class TradingEngine:
         pause = 1.0
         while self.fleet.sessions.get(state.id) is session and state.usable:
             try:
-                external = await self.reconciler.reconcile(state, session)
-                for symbol in self.keeper.open_symbols(state.id):  # its exits need to know the lot
-                    await self.instruments.ensure(state.broker, symbol)
+                await self.check_owner(state, session)
+                await self.reconciliation.first(state, session)
             except Exception as error:  # noqa: BLE001 (one account's failure stays its own)
                 log.warning("reconciling %s failed: %s", state.id, error)
                 state.last_error = f"reconciliation: {error}"
@@ -702,45 +607,14 @@ class TradingEngine:
                 pause = min(pause * 2, 30.0)
             else:
                 self.exits.on_reconciled(state.id)
-                if external:
-                    text = f"{external} working orders at the broker are not ours"
-                    self.alert("warning", "EXTERNAL", state.id, text)
+                self.guards.reconciled(state)
                 return
 
     # ---- latches ------------------------------------------------------------------------------------------------
 
     async def latch(self, scope: str, state: TradingState, reason: str, by: str) -> None:
         """Put a scope into a state: in force at once, durable when this returns."""
-        at = rfc3339(self.clock.now())
-        self.states.set(Latch(scope, state, reason, at, by))
-        self.publisher.touch(tables.HALTS, scope)
-        self.publisher.touch(tables.ENGINE, "engine")
-        for account in self.fleet.states:
-            self.publisher.touch(tables.ACCOUNTS, account)
-        try:
-            async with asyncio.timeout(
-                DURABLE_WITHIN_S
-            ):  # a hung disk must not hold up the cancels
-                if state is TradingState.ACTIVE:
-                    await self.journal.clear_halt(scope)
-                else:
-                    await self.journal.commit_halt(scope, state.value, reason, at, by)
-        except (StoreError, TimeoutError) as error:
-            self.alert(
-                "critical",
-                "INTERNAL",
-                "",
-                f"the latch of {scope} is in force but not durable: {error}",
-            )
-        if state in {TradingState.ACTIVE, TradingState.REDUCING}:
-            self.exits.look_again()
-        severity = "critical" if state is TradingState.HALTED else "info"
-        self.alert(
-            severity,
-            state.value.upper(),
-            "",
-            f"{scope} is {state.value}" + (f": {reason}" if reason else ""),
-        )
+        await self.latches.set(scope, state, reason, by)
 
     # ---- prices ---------------------------------------------------------------------------------------------
 
@@ -753,36 +627,42 @@ class TradingEngine:
 
     def alert(self, severity: str, code: str, account: str, text: str) -> None:
         """Tell the operator something happened."""
-        self._alert_number += 1
-        row = {
-            "id": str(self._alert_number),
-            "at": rfc3339(self.clock.now()),
-            "severity": severity,
-            "area": "account" if account else "engine",
-            "code": code,
-            "account": account,
-            "text": text,
-        }
-        self.alerts.append(row)
-        self.publisher.touch(tables.ALERTS, row["id"])
-        level = {"critical": logging.ERROR, "warning": logging.WARNING}.get(severity, logging.INFO)
-        log.log(level, "%s %s %s", code, account, text)
+        self._tell_of_scope(severity, code, account, text, "")
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run work beside; its failure is told, never swallowed."""
-        self.task(work, name).add_done_callback(self._ended)
+    def _tell_of_scope(self, severity: str, code: str, account: str, text: str, scope: str) -> None:
+        self.controls.told(code, account, text)
+        self.alerts.tell(severity, code, account, text, scope)
+        if severity == "critical":
+            self.journal.audit("alert", {"code": code, "text": text, "scope": scope}, account)
 
-    def task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run work beside and return its task, which is also ended when the engine stops."""
+    def _nobody_acknowledged(self, text: str) -> None:
+        self.alert("critical", "UNACKNOWLEDGED", "", f"{text}: everything is halted")
+        self.guards.halt(FIRM, f"UNACKNOWLEDGED: {text}")
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str, account: str = "") -> None:
+        """Run work beside, for one account or for all; its failure halts them and is told, never swallowed (F59)."""
+        self._tasks.add(self.task(work, name, account))
+
+    def task(
+        self, work: Coroutine[Any, Any, None], name: str, account: str = ""
+    ) -> asyncio.Task[None]:
+        """Run work beside as ``spawn`` does and return its task, which is also ended when the engine stops."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: self._ended(done, account))
         return task
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, task: asyncio.Task[Any], account: str) -> None:
+        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s failed", task.get_name(), exc_info=error)
-            self.alert("critical", "INTERNAL", "", f"{task.get_name()} failed: {error}")
+            self.failed(task.get_name(), error, account)
+
+    def failed(self, what: str, error: BaseException, account: str = "") -> None:
+        """Halt what a fault of ours may have touched: the account it belongs to, or everything."""
+        log.error("%s failed", what, exc_info=error)
+        text = f"{what} failed: {type(error).__name__}: {error}"
+        self.alert("critical", "INTERNAL", account, text)
+        self.guards.halt(f"account:{account}" if account else FIRM, f"INTERNAL: {text}")
 
     def _broker_of(self, account: str) -> str:
         state = self.fleet.states.get(account)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -198,7 +198,7 @@ def _stop_distance(position: Position, mark: Decimal | None) -> str | None:
 def account_row(
     state: AccountState, pnl: Pnl, trading: str, queue: int, ack_p50_us: int | None, readiness: Row
 ) -> Row:
-    """Return a row of ``accounts``; never a credential."""
+    """Return a row of ``accounts``; never a credential. ``readiness``: further columns."""
     account = state.account
     equity = state.equity(pnl.total)
     working = state.working.values()
@@ -233,7 +233,6 @@ def account_row(
         "ack_p50_us": ack_p50_us,
         **readiness,
         "last_error": state.last_error,
-        "updated_at": rfc3339(state.updated_at or datetime.now(UTC)),
     }
 
 

@@ -2,275 +2,297 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-
+from engine import __version__
+from engine.adjustments import Adjustments
 from engine.brokers.paper.market import PaperMarket
-from engine.brokers.registry import make_adapter
-from engine.clock import SystemClock, rfc3339
+from engine.clock import Clock, SystemClock, rfc3339
 from engine.config import Config
+from engine.config_watch import ConfigWatch
+from engine.desk_watch import DeskWatch
 from engine.eligibility.index import EligibilityIndex
 from engine.execution.dispatcher import Dispatcher
 from engine.execution.order_manager import OrderManager
 from engine.execution.reconciler import Reconciler
 from engine.exits import Exits
+from engine.fingerprint import fingerprint
 from engine.fleet import Fleet, FleetHooks
+from engine.gate import Gate
+from engine.guards import Guards
 from engine.home import Home
 from engine.kill_file import KillFile
-from engine.log import register_secret
-from engine.market.broker_quotes import BrokerQuotes
+from engine.kill_latch import FILE as LATCH
+from engine.kill_latch import KillLatch
+from engine.limit_changes import LimitChanges
 from engine.market.instruments import Instruments
-from engine.market.simulated import SimulatedPrices
-from engine.model import tables
-from engine.model.enums import ConnectionState
+from engine.model import commands, tables
 from engine.operator_desk import OperatorDesk
-from engine.parts import PriceSource
+from engine.operators import FACT as PIN_FACT
+from engine.operators import Authority, Operators
+from engine.order_news import OrderNews
+from engine.outside import (
+    Lease,
+    Outside,
+    RedisIntake,
+    RegisteringVault,
+    Stores,
+    open_stores,
+    open_vault,
+    own_adapters,
+    price_source,
+)
+from engine.owners import Owners
 from engine.planner import Planner
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
-from engine.ports import AccountStore, BrokerAdapter, History, Mirror, TokenStore, Vault
+from engine.ports import AccountStore
+from engine.pretrade_state import Reviews
 from engine.publisher import Publisher
+from engine.reconciliation import Reconciliation
 from engine.recovery import recover
 from engine.reports import EngineReports
+from engine.risk.pretrade import PreTrade
 from engine.risk.trading_state import TradingStates
-from engine.stores.accounts_sqlite import SqliteAccountStore
 from engine.stores.journal import Journal
 from engine.stores.token_store import FileTokenStore
-from engine.stores.vault import FileVault
 from engine.telemetry.latency import Latency
 from engine.trading_engine import TradingEngine
 
-Closer = Callable[[], Awaitable[None]]
 
-
-class _Registered:
-    """A vault whose every revealed secret is known to the log's redaction."""
-
-    def __init__(self, vault: Vault) -> None:
-        self._vault = vault
-
-    def seal(self, account_id: str, name: str, text: str) -> str:
-        return self._vault.seal(account_id, name, text)
-
-    def reveal(self, account_id: str, name: str, stored: str) -> str:
-        secret = self._vault.reveal(account_id, name, stored)
-        register_secret(secret)
-        return secret
-
-
-async def build_engine(home: Home, config: Config) -> TradingEngine:
+async def build_engine(home: Home, config: Config, outside: Outside | None = None) -> TradingEngine:
     """Make an engine of ``home`` and load its state; ``start`` connects it.
 
     Raises:
         StoreError: the journal or a server of the profile cannot be opened.
         ConfigError: a setting cannot be used.
+        HomeLocked: another engine holds the book (profile ``servers``).
     """
-    clock = SystemClock()
-    journal = Journal(home.journal)
+    clock: Clock = outside.clock if outside else SystemClock()
+    journal = outside.journal if outside else Journal(home.journal)
     await journal.open()
     try:
-        return await _build(home, config, clock, journal)
+        return await _build(home, config, clock, journal, outside)
     except BaseException:
         await journal.close()
         raise
 
 
-async def _build(home: Home, config: Config, clock: SystemClock, journal: Journal) -> TradingEngine:
-    publisher = Publisher(lambda: rfc3339(clock.now()))
+async def _build(
+    home: Home, config: Config, clock: Clock, journal: Journal, outside: Outside | None
+) -> TradingEngine:
+    stores = await (outside.stores if outside else open_stores)(home, config)
+    engine = _engine(home, config, clock, journal, stores)
+    watch = _connect_accounts(engine, home, stores[0], outside)
+    guards = engine.guards = _guard(engine)
+    reconciliation = engine.reconciliation = _carry_orders(engine)
+    _check_orders(engine)
+    operator = _let_people_act(engine, home, reconciliation)
+    await _load(engine)
+    guards.load(engine.facts)
+    reconciliation.load(engine.facts)
+    operator.authority.load(engine.facts.get(PIN_FACT, {}))
+    if watch is not None:
+        await watch.compare()
+    engine.services += [guards, reconciliation]
+    await _run_beside(engine, home, operator)
+    return engine
+
+
+def _engine(
+    home: Home, config: Config, clock: Clock, journal: Journal, stores: Stores
+) -> TradingEngine:
+    """Make the engine around what holds its state."""
     marks = Marks(clock)
-    keeper = PositionKeeper(marks)
-    index = EligibilityIndex()
-    dispatcher = Dispatcher()
-    states = TradingStates()
-    accounts, mirror, history = await _stores(home, config)
+    _, mirror, history = stores
     engine = TradingEngine(
         config=config,
         clock=clock,
         journal=journal,
-        publisher=publisher,
+        publisher=Publisher(lambda: rfc3339(clock.now())),
         latency=Latency(),
-        states=states,
+        states=TradingStates(),
         marks=marks,
-        keeper=keeper,
-        index=index,
-        dispatcher=dispatcher,
+        keeper=PositionKeeper(marks),
+        index=EligibilityIndex(),
+        dispatcher=Dispatcher(),
         mirror=mirror,
         history=history,
     )
+    engine.shared = KillLatch(home.path / LATCH)
+    journal.on_failure = lambda text: engine.alert(
+        "critical", "INTERNAL", "", f"the journal failed, nothing is sent: {text}"
+    )
+    return engine
+
+
+def _connect_accounts(
+    engine: TradingEngine, home: Home, accounts: AccountStore, outside: Outside | None
+) -> ConfigWatch | None:
+    """Make the fleet; return what notices edits made by hand."""
+    config = engine.config
     paper = PaperMarket()
-    marks.listen(paper.set_price)
-    vault = _Registered(FileVault(home.path))
+    engine.marks.listen(paper.set_price)
+    vault = outside.vault if outside else open_vault(home)
+    watch = ConfigWatch(engine, vault.derive) if isinstance(vault, RegisteringVault) else None
     tokens = FileTokenStore(home.path, vault)
+
+    def accounts_changed() -> None:
+        engine.index.replace(engine.fleet.states.values())
+        _take_fingerprint(engine)
+        engine.pretrade.follow_limits(engine.keeper)
+        engine.controls.renew()
+        if watch is not None:
+            watch.changed()
+
     fleet = engine.fleet = Fleet(
         config=config,
-        clock=clock,
+        clock=engine.clock,
         store=accounts,
         vault=vault,
-        make_adapter=lambda name: _adapter(name, config, paper, home.path / "paper", tokens),
-        keeper=keeper,
-        dispatcher=dispatcher,
+        make_adapter=outside.adapter
+        if outside
+        else own_adapters(config, home, paper, tokens, engine.shared),
+        keeper=engine.keeper,
+        dispatcher=engine.dispatcher,
         sink=engine,
         gate=engine.gate,
         denied=engine.on_denied,
         hooks=FleetHooks(
-            changed=lambda account: publisher.touch(tables.ACCOUNTS, account),
-            accounts_changed=lambda: index.replace(fleet.states.values()),
+            changed=lambda account: engine.publisher.touch(tables.ACCOUNTS, account),
+            accounts_changed=accounts_changed,
             added=engine.on_account_added,
             connected=engine.on_connected,
             alert=engine.alert,
+            failed=engine.failed,
+            opened=lambda state, lane: engine.guards.guard(state, lane),  # noqa: PLW0108 (made after)
         ),
     )
-    engine.orders = OrderManager(
-        clock,
-        fleet.states,
-        engine.on_order_change,
-        engine.on_fill,
-        engine.on_broken,
-        engine.on_order_repeat,
+    engine.check_owner = Owners(engine).check
+    engine.dispatcher.denied = engine.on_denied
+    engine.prices = price_source(config, fleet, engine.marks)
+    return watch
+
+
+def _guard(engine: TradingEngine) -> Guards:
+    """Make the controls that trip, and the last gate before a first byte."""
+    guards = Guards(engine)
+    engine.last_gate = Gate(
+        engine.journal,
+        engine.fleet.states,
+        engine.keeper,
+        engine.states,
+        engine.shared,
+        guards.losses.refusal,
     )
-    dispatcher.denied = engine.on_denied
-    engine.instruments = Instruments(fleet.session_of)
+    return guards
+
+
+def _take_fingerprint(engine: TradingEngine) -> None:
+    accounts = [state.account for state in engine.fleet.states.values()]
+    engine.fingerprint = fingerprint(engine.config, accounts)
+
+
+def _carry_orders(engine: TradingEngine) -> Reconciliation:
+    """Make what follows an order from its plan to its end; return what compares books."""
+    news = engine.news = OrderNews(engine)
+    engine.orders = OrderManager(
+        engine.clock,
+        engine.fleet.states,
+        news.on_order_change,
+        news.on_fill,
+        news.on_broken,
+        news.on_order_repeat,
+    )
+    engine.instruments = Instruments(engine.fleet.session_of)
     engine.reconciler = Reconciler(
-        clock, engine.on_report, engine.on_absent, engine.on_doubt, engine.on_stuck
+        engine.clock,
+        engine.on_report,
+        news.on_absent,
+        news.on_doubt,
+        news.on_stuck,
+        engine.orders.find,
     )
     engine.exits = Exits(engine)
+    return Reconciliation(engine)
+
+
+def _check_orders(engine: TradingEngine) -> None:
+    """Make the checks before an order exists, let them follow every order and position, and the planner."""
+    pretrade = engine.pretrade = PreTrade(
+        config=engine.config,
+        clock=engine.clock,
+        states=engine.fleet.states,
+        positions=engine.keeper,
+        prices=engine.marks,
+        instrument_if_known=engine.instruments.find,
+        unsupported=engine.fleet.unsupported,
+        orders=engine.orders.orders.values,
+    )
+    engine.orders.book = pretrade
+    engine.keeper.moved = pretrade.moved
     engine.planner = Planner(
-        book=journal.book,
-        config=config,
-        clock=clock,
-        index=index,
-        keeper=keeper,
-        marks=marks,
-        states=states,
+        book=engine.journal.book,
+        config=engine.config,
+        clock=engine.clock,
+        index=engine.index,
+        keeper=engine.keeper,
+        marks=engine.marks,
+        states=engine.states,
         instrument_of=engine.instruments.get,
         instrument_if_known=engine.instruments.find,
-        unsupported=fleet.unsupported,
+        pretrade=pretrade,
     )
-    engine.prices = _prices(config, fleet, marks)
-    operator = engine.operator = OperatorDesk(engine)
-    engine.reports = EngineReports(engine, operator)
-    journal.on_failure = lambda text: engine.alert(
-        "critical", "INTERNAL", "", f"the journal failed, nothing is sent: {text}"
+
+
+def _let_people_act(
+    engine: TradingEngine, home: Home, reconciliation: Reconciliation
+) -> OperatorDesk:
+    """Make what carries out commands, and what tells."""
+
+    def refused(code: str, text: str) -> None:
+        engine.controls.refused(code, "", text)
+        if code == "PIN_WRONG":
+            engine.alert("warning", code, "", text)
+
+    authority = Authority(Operators(home), engine.clock, engine.journal, refused)
+    desk = engine.operator = OperatorDesk(engine, authority)
+    adjustments = Adjustments(engine, reconciliation, desk.by_hand)
+    desk.handlers.update(
+        {
+            commands.Acknowledge: engine.alerts.acknowledge,
+            commands.Review: Reviews(engine).review,
+            commands.SetLimits: LimitChanges(engine).set_limits,
+            commands.Adopt: adjustments.adopt,
+            commands.Repair: adjustments.repair,
+        }
     )
-    await fleet.load()
-    index.replace(fleet.states.values())
+    engine.reports = EngineReports(engine, desk, reconciliation)
+    return desk
+
+
+async def _load(engine: TradingEngine) -> None:
+    """Take up the state the journal kept."""
+    await engine.fleet.load()
+    engine.index.replace(engine.fleet.states.values())
+    _take_fingerprint(engine)
     await recover(engine)
-    kill_file = KillFile(engine, home.path / "kill.json")
-    await kill_file.latch_first()
-    engine.services.append(kill_file)
-    if config.storage.profile == "servers":
-        intake = _RedisIntake(config, engine)
-        engine.services.append(intake)
-        engine.links["signals"] = intake.status
-    for position in keeper:
+    engine.journal.audit("start", {"version": __version__, "fp": engine.fingerprint})
+    for position in engine.keeper:
         if position.qty and engine.prices is not None:
             engine.prices.follow(position.symbol)
-    return engine
 
 
-def _adapter(
-    name: str, config: Config, paper: PaperMarket, directory: Path, tokens: TokenStore
-) -> BrokerAdapter:
-    if name == "paper":
-        directory.mkdir(mode=0o700, exist_ok=True)
-    return make_adapter(name, config, paper, directory, tokens)
-
-
-async def _stores(home: Home, config: Config) -> tuple[AccountStore, Mirror | None, History | None]:
-    if config.storage.profile == "embedded":
-        return SqliteAccountStore(home.path / "accounts.sqlite3"), None, None
-    from engine.stores.accounts_mongo import MongoAccountStore
-    from engine.stores.history_mongo import MongoHistory
-    from engine.stores.mirror_redis import RedisMirror
-    from engine.stores.mongo import open_mongo
-
-    register_secret(config.storage.redis_url)
-    register_secret(config.storage.mongo_url)
-    database = open_mongo(config.storage.mongo_url, config.storage.mongo_driver)
-    return (
-        MongoAccountStore(database),
-        RedisMirror(config.storage.redis_url),
-        _Owning(MongoHistory(database), database.close),
-    )
-
-
-class _Owning:
-    """A history that closes the client it shares with the accounts, last of all."""
-
-    def __init__(self, history: History, close: Closer) -> None:
-        self._history = history
-        self._close = close
-        self.open = history.open
-        self.write = history.write
-        self.status = history.status
-
-    async def close(self) -> None:
-        await self._history.close()
-        await self._close()
-
-
-def _prices(config: Config, fleet: Fleet, marks: Marks) -> PriceSource | None:
-    match config.market.source:
-        case "brokers":
-            return BrokerQuotes(fleet.one_session_per_venue, marks.set)
-        case "simulated":
-            return SimulatedPrices(marks.set)
-        case "redis":
-            return _RedisPriceSource(config, marks)
-        case "none":
-            return None
-
-
-class _RedisPriceSource:
-    """Prices pushed by others: following a symbol costs nothing and asking brings nothing sooner."""
-
-    def __init__(self, config: Config, marks: Marks) -> None:
-        from engine.market.redis_prices import RedisPrices
-        from engine.stores.redis_client import open_redis
-
-        self._client = open_redis(config.storage.redis_url)
-        self._prices = RedisPrices(self._client, marks.set)
-
-    @property
-    def problem(self) -> str:
-        state, text = self._prices.status()
-        return "" if state is ConnectionState.CONNECTED else text
-
-    def follow(self, symbol: str) -> None:
-        """Every symbol on the channel is taken."""
-
-    async def ask(self, symbol: str) -> None:
-        """Prices come when they come."""
-
-    async def start(self) -> None:
-        await self._prices.start()
-
-    async def stop(self) -> None:
-        await self._prices.stop()
-        await self._client.aclose()
-
-
-class _RedisIntake:
-    """Signals from the stream; a signal is acknowledged once the journal has it."""
-
-    def __init__(self, config: Config, engine: TradingEngine) -> None:
-        from engine.intake.redis_stream import RedisSignals
-        from engine.stores.redis_client import open_redis
-
-        async def handle(body: bytes) -> object:
-            return await engine.handle_signal(body, origin="redis")
-
-        self._client = open_redis(config.storage.redis_url)
-        self._signals = RedisSignals(
-            self._client, handle, stream=config.signals.redis_stream, consumer=config.engine.name
-        )
-
-    def status(self) -> tuple[ConnectionState, str]:
-        return self._signals.status()
-
-    async def start(self) -> None:
-        await self._signals.start()
-
-    async def stop(self) -> None:
-        await self._signals.stop()
-        await self._client.aclose()
+async def _run_beside(engine: TradingEngine, home: Home, operator: OperatorDesk) -> None:
+    """Add what runs beside; halts that were left for us are in force before anything connects."""
+    kill_file = KillFile(engine, home.path / "kill.json")
+    engine.last_gate.look_at_latch = kill_file.take
+    await kill_file.latch_first()
+    desk_watch = DeskWatch(engine)
+    operator.handlers[commands.Presence] = desk_watch.presence
+    engine.services += [kill_file, desk_watch]
+    if engine.config.storage.profile == "servers":
+        intake = RedisIntake(engine.config, engine)
+        engine.links["signals"] = intake.status
+        lease = Lease(engine.config, engine, home)
+        await lease.take()
+        engine.last_gate.no_lease = lease.refusal
+        engine.services += [intake, lease]

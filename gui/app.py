@@ -171,6 +171,7 @@ class _Session:
         self.token = token
         self.inline = inline
         self.client: EngineClient | None = None
+        self.presence: asyncio.Task[None] | None = None
         self.status = 0
         self.failure = ""
         self.was_linked = False
@@ -265,12 +266,20 @@ class _Session:
 
     async def _use(self, client: EngineClient) -> None:
         """Show another engine."""
+        from gui.bridge import present
+
         await self._leave()
         self.client = self.window.desk.client = client
-        await client.start(self.window.desk.store)
+        store = self.window.desk.store
+        await client.start(store)
+        self.presence = asyncio.get_running_loop().create_task(present(store, client))
 
     async def _leave(self) -> None:
         client, self.client = self.client, None
+        if self.presence is not None:
+            self.presence.cancel()
+            await asyncio.gather(self.presence, return_exceptions=True)
+            self.presence = None
         if client is not None:
             await client.stop()
 

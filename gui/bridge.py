@@ -6,18 +6,22 @@ running only while something is dirty or moving, hands each table's changed keys
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from time import monotonic, perf_counter
 
 from PySide6.QtCore import QObject, Qt, QTimer, Signal
 
-from engine.client import Row
+from engine.client import EngineClient, Row
+from engine.errors import CommandRefused
 from engine.model import tables
 from engine.model.enums import ConnectionState
 from gui.formatting import epoch
 
 FRAME_MS = 16
+PRESENCE_S = 2.0
 CAPS: dict[str, int] = {
     tables.SIGNALS: 5_000,
     tables.ORDERS: 20_000,
@@ -240,3 +244,15 @@ class Store(QObject):
         self.meter.note(interval, (perf_counter() - started) * 1e3)
         if not self._dirty and not self._removed and not self._animations:
             self._timer.stop()
+
+
+async def present(store: Store, client: EngineClient) -> None:
+    """Tell the engine every other second that a desk is there (its dead-man's switch), until cancelled.
+
+    It runs on the desk's own loop: a desk that hangs falls silent.
+    """
+    while True:
+        if store.connected:
+            with suppress(CommandRefused):  # an engine of before knows no such command
+                await client.command("presence")
+        await asyncio.sleep(PRESENCE_S)

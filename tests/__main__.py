@@ -1,10 +1,11 @@
 """``python -m tests``: every check and every test, one after the other, and one verdict.
 
     python -m tests                 everything
-    python -m tests --quick         neither the kill -9 tests nor the frozen application
+    python -m tests --quick         neither the rig nor the frozen application
     python -m tests -k wire -x      whatever else is given goes to pytest
 
-A step that fails does not hide the next one; the exit status is 1 if any failed.
+A step that fails does not hide the next one; the exit status is 1 if any failed. The rig (kills, power cuts, the
+simulation) mostly waits for its own processes: it runs beside the tests, and what it said is shown after them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -30,12 +32,18 @@ _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _TAIL: Final = 4096
 
 
+def _show(chunk: bytes) -> None:
+    sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+
+
 @dataclass
 class Step:
     """One check: what it is called, how it is run, how it went."""
 
     name: str
     command: list[str]
+    beside: bool = False  # of the others, from the beginning
     counts: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
     status: int = -1
@@ -47,26 +55,42 @@ class Step:
             return True
         return self.status == 0
 
-    def run(self) -> None:
-        """Run it, show what it says, keep what its last line counts."""
-        began = time.monotonic()
-        tail = b""
-        with subprocess.Popen(
+    def start(self, *, shown: bool = True) -> None:
+        """Start it; what it says is shown at once, or kept until ``finish``."""
+        self._began = time.monotonic()
+        self._shown, self._kept, self._tail = shown, bytearray(), b""
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
             self.command,
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-        ) as process:
-            assert process.stdout is not None
-            while chunk := os.read(process.stdout.fileno(), 65536):
-                sys.stdout.buffer.write(chunk)
-                sys.stdout.buffer.flush()
-                tail = (tail + chunk)[-_TAIL:]
-        self.status = process.returncode
-        self.seconds = time.monotonic() - began
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as said:
+            while chunk := os.read(said.fileno(), 65536):
+                with self._lock:
+                    self._tail = (self._tail + chunk)[-_TAIL:]
+                    if self._shown:
+                        _show(chunk)
+                    else:
+                        self._kept += chunk
+
+    def finish(self) -> None:
+        """Show what it says until its end, keep what its last line counts."""
+        with self._lock:
+            _show(bytes(self._kept))
+            self._shown = True
+        self._reader.join()
+        self.status = self._process.wait()
+        self.seconds = time.monotonic() - self._began
         if "pytest" in self.command:
-            self._count(tail)
+            self._count(self._tail)
 
     def _count(self, tail: bytes) -> None:
         lines = _COLOUR.sub("", tail.decode(errors="replace")).splitlines()
@@ -80,7 +104,8 @@ def steps(quick: bool, extra: list[str]) -> list[Step]:
     python = sys.executable
     linter = shutil.which("lint-imports", path=str(Path(python).parent)) or "lint-imports"
     pytest = [python, "-m", "pytest", *(["--color=yes"] if sys.stdout.isatty() else [])]
-    left_out = ["--ignore=tests/crash"] if quick else []
+    rig = ["tests/crash", "tests/simulation"]
+    left_out = [f"--ignore={directory}" for directory in rig]
     found = [
         Step("ruff check", [python, "-m", "ruff", "check", "."]),
         Step("ruff format", [python, "-m", "ruff", "format", "--check", "."]),
@@ -89,7 +114,8 @@ def steps(quick: bool, extra: list[str]) -> list[Step]:
         Step("tests", [*pytest, "-m", "not frozen", *left_out, *extra]),
     ]
     if not quick:
-        found.append(Step("frozen application", [*pytest, "-m", "frozen", *extra]))
+        found.append(Step("the rig", [*pytest, *rig, *extra], beside=True))
+        found.append(Step("frozen application", [*pytest, "-m", "frozen", *left_out, *extra]))
     return found
 
 
@@ -100,9 +126,14 @@ def main(arguments: list[str]) -> int:
         return 0
     planned = steps("--quick" in arguments, [word for word in arguments if word != "--quick"])
     counts: Counter[str] = Counter()
-    for step in planned:
+    beside = [step for step in planned if step.beside]
+    for step in beside:
+        step.start(shown=False)
+    for step in [*(step for step in planned if not step.beside), *beside]:
         print(f"--- {step.name}", flush=True)
-        step.run()
+        if not step.beside:
+            step.start()
+        step.finish()
         counts += step.counts
     print()
     for step in planned:

@@ -91,6 +91,7 @@ def make_state(
     """Return a connected account's state."""
     state = AccountState(account or make_account(**fields))
     state.connect(ConnectionState.CONNECTED, "", MONDAY)
+    state.reconciled = True
     if equity is not None:
         money = Decimal(equity)
         state.balances = Balances(equity=money, cash=money, buying_power=money)

@@ -38,7 +38,11 @@ def until(fact: Callable[[], T], seconds: float = 15.0, what: str = "") -> T:
 
 def environment(**more: str) -> dict[str, str]:
     """Return this process's environment without any setting of Volley's, plus ``more``."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("VOLLEY_")}
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("VOLLEY_") or name == "VOLLEY_KEY_DIR"
+    }
     return plain | {"VOLLEY_ENGINE__LISTEN": "127.0.0.1:0"} | more
 
 
@@ -286,8 +290,14 @@ class EngineProcess(Child):
         return dict(answer.json())
 
     def wait_connected(self, count: int, seconds: float = START_S) -> None:
-        """Wait until ``count`` accounts can trade."""
-        until(lambda: self.status()["connected"] >= count, seconds, f"{count} accounts connect")
+        """Wait until ``count`` accounts can trade: connected, and compared with their brokers (C01)."""
+
+        def can_trade() -> bool:
+            told = self.get("/v1/status")
+            waiting = sum(need["code"] == "NOT_RECONCILED" for need in told["readiness"])
+            return bool(told["engine"]["connected"] - waiting >= count)
+
+        until(can_trade, seconds, f"{count} accounts connect and are reconciled")
 
     def __exit__(self, *error: object) -> None:
         self.http.close()

@@ -159,7 +159,8 @@ async def world(
 ) -> AsyncIterator[World]:
     """Run an engine on ``path`` with ``accounts`` (none: those already there) until the block ends.
 
-    ``connected``: how many accounts must be able to trade first (default: every active one).
+    ``connected``: how many accounts must be able to trade first (default: every active one); that is to be connected,
+    and compared with their brokers (C01).
     """
     config = settings(**sections)
     home = Home(path / "home")
@@ -183,7 +184,8 @@ async def world(
         if wanted is None:
             wanted = sum(state.account.active for state in states)
         await eventually(
-            lambda: sum(state.usable for state in states) >= wanted, what="accounts connect"
+            lambda: sum(state.usable and state.reconciled for state in states) >= wanted,
+            what="accounts connect and are reconciled",
         )
         yield World(home.path, engine, http)
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from engine.api.auth import bearer, same
+from engine.api.auth import Tokens, bearer
 from engine.publisher import Publisher
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ _STALLED_AFTER_S: Final = 60.0
 class Feed:
     """Serves ``/v1/feed``."""
 
-    def __init__(self, publisher: Publisher, token: str) -> None:
+    def __init__(self, publisher: Publisher, tokens: Tokens) -> None:
         self._publisher = publisher
-        self._token = token.encode()
+        self._tokens = tokens
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one reader until it leaves or stalls."""
@@ -51,7 +51,7 @@ class Feed:
 
     async def _admitted(self, socket: WebSocket) -> bool:
         if "authorization" in socket.headers:
-            return same(bearer(socket.scope["headers"]) or b"", self._token)
+            return self._tokens.whose(bearer(socket.scope["headers"])) is not None
         try:
             async with asyncio.timeout(TOKEN_WITHIN_S):
                 message = await socket.receive_text()
@@ -61,7 +61,7 @@ class Feed:
             given = json.loads(message)["token"].encode()
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
-        return same(given, self._token)
+        return self._tokens.whose(given) is not None
 
     async def _stream(self, socket: WebSocket) -> None:
         sender = asyncio.create_task(self._send(socket), name="feed sender")

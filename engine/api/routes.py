@@ -5,7 +5,10 @@ Bodies that carry money are read as bytes, by strict parsers, never by a framewo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ipaddress
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Final, Protocol
 
@@ -15,15 +18,20 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from engine import failpoints
 from engine.api import schemas
-from engine.api.auth import RECEIVED, answer, json_response
+from engine.api.auth import RECEIVED, Headers, answer, json_response, peer
 from engine.api.feed import Feed
+from engine.api.signatures import Signatures
+from engine.config import Config
 from engine.errors import CommandRefused, InvalidSignal, StoreError
 from engine.intake.parser import parse_prices, read_object
 from engine.model import tables
 from engine.model.identifiers import NAME, SYMBOL
 from engine.model.receipt import SignalReceipt
 from engine.publisher import Publisher
+
+log = logging.getLogger(__name__)
 
 SIGNAL_BYTES: Final = 8 * 1024
 DOCUMENT_BYTES: Final = 64 * 1024
@@ -35,6 +43,8 @@ LISTS: Final = (
     tables.FILLS,
     tables.POSITIONS,
     tables.ACCOUNTS,
+    tables.DIFFERENCES,
+    tables.EXTERNAL,
 )
 
 
@@ -100,8 +110,37 @@ class Engine(Protocol):
         ...
 
 
-CheckHook = Callable[[str, str], bool]
-"""Says in constant time whether a source's webhook has this secret."""
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What tells whether a webhook's request is its source's."""
+
+    check_secret: Callable[[str, str], bool]  # in constant time
+    signatures: Signatures
+    config: Config
+
+    def may_send(self, source: str, secret: str | None, address: str) -> bool:
+        """Judge what stands before the body: the path's secret, and where it comes from."""
+        if secret is not None and not self.check_secret(source, secret):
+            return False
+        allowed = self.config.hook(source).allow_from
+        if not allowed or _is_within(address, allowed):
+            return True
+        log.warning("webhook %s: %s is not on allow_from, refused", source, address)
+        return False
+
+    def must_sign(self, source: str, secret: str | None, headers: Headers) -> bool:
+        """Say whether a request's signature is to be right: where there is no secret, always."""
+        claims = self.signatures.claims(headers)
+        return secret is None or claims or self.config.hook(source).signed
+
+
+def _is_within(address: str, networks: Iterable[str]) -> bool:
+    try:
+        given = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(given, "ipv4_mapped", None) or given
+    return any(mapped in ipaddress.ip_network(network) for network in networks)
 
 
 class TooLarge(Exception):
@@ -145,9 +184,9 @@ class Filters(BaseModel):
 class Intake:
     """Signals on their way in, bounded: a full one says so at once instead of growing."""
 
-    def __init__(self, engine: Engine, check_hook: CheckHook) -> None:
+    def __init__(self, engine: Engine, hooks: Hooks) -> None:
         self._engine = engine
-        self._check_hook = check_hook
+        self._hooks = hooks
         self._in_flight = 0
 
     async def signal(self, request: Request) -> Response:
@@ -155,14 +194,25 @@ class Intake:
         received: int = request.scope[RECEIVED]
         return await self._take(request, received_ns=received)
 
-    async def hook(self, request: Request, source: str, secret: str) -> Response:
-        """Take ``POST /v1/hooks/{source}/{secret}``."""
-        if not self._check_hook(source, secret):
+    async def hook(self, request: Request, source: str, secret: str | None) -> Response:
+        """Take ``POST /v1/hooks/{source}/{secret}``, and ``/v1/hooks/{source}``, which has to be signed."""
+        if failpoints.ARMED:
+            failpoints.hit("K02.before")
+        if not self._hooks.may_send(source, secret, peer(request.scope)):
             return _not_found()  # an unknown source looks like a wrong secret
-        return await self._take(request, source=source)
+        if failpoints.ARMED:
+            failpoints.hit("K02.after")
+        headers = request.scope["headers"]
+        signed = headers if self._hooks.must_sign(source, secret, headers) else None
+        return await self._take(request, source=source, signed=signed)
 
     async def _take(
-        self, request: Request, *, source: str | None = None, received_ns: int | None = None
+        self,
+        request: Request,
+        *,
+        source: str | None = None,
+        received_ns: int | None = None,
+        signed: Headers | None = None,
     ) -> Response:
         if self._in_flight >= IN_FLIGHT:
             message = f"{IN_FLIGHT} signals are being taken in; send it again in {RETRY_AFTER_S} s"
@@ -170,13 +220,23 @@ class Intake:
             return answer(429, "BUSY", message, headers=headers)
         self._in_flight += 1
         try:
+            if failpoints.ARMED:
+                failpoints.hit("K01.before")
             body = await read_body(request, SIGNAL_BYTES)
+            if failpoints.ARMED:
+                failpoints.hit("K01.after")
+            if signed is not None and source is not None:
+                problem = self._hooks.signatures.problem(source, signed, body)
+                if problem:
+                    return answer(401, "SIGNATURE", problem)
             if source is None:
                 receipt = await self._engine.handle_signal(body, received_ns=received_ns)
             else:
                 receipt = await self._engine.handle_alert(body, source=source)
         finally:
             self._in_flight -= 1
+        if failpoints.ARMED:
+            failpoints.hit("K04.after")
         return _receipt(receipt)
 
 
@@ -234,6 +294,17 @@ def signal_routes(intake: Intake) -> APIRouter:
         """Send a TradingView alert or a schema v1 signal; the path's secret is the token."""
         return await intake.hook(request, source, secret)
 
+    @router.post(
+        "/v1/hooks/{source}",
+        status_code=202,
+        response_model=schemas.Receipt,
+        responses=taken | schemas.errors(401, 404),
+        openapi_extra=schemas.body({"type": "object"}),
+    )
+    async def signed_webhook(request: Request, source: str) -> Response:
+        """Send the same signed: headers Volley-Key, Volley-Timestamp and Volley-Signature in place of the secret."""
+        return await intake.hook(request, source, None)
+
     return router
 
 
@@ -282,7 +353,7 @@ def operator_routes(engine: Engine) -> APIRouter:
         "/v1/commands",
         responses={
             200: {"description": "the result"},
-            **schemas.errors(400, 401, 404, 409, 413, 422),
+            **schemas.errors(400, 401, 403, 404, 409, 413, 422),
         },
         openapi_extra=schemas.body(schemas.commands()[0]),
     )

@@ -182,6 +182,7 @@ def commands() -> tuple[dict[str, Any], dict[str, Any]]:
 _SAYS: Final = {
     400: "a field is missing or wrong",
     401: "no token, or not this engine's",
+    403: "this operator may not, or the PIN is missing or wrong",
     404: "there is no such thing",
     409: "not in this state, or the same id with another body",
     413: "the body is too large",

@@ -18,11 +18,13 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 from engine import __version__
-from engine.api.auth import OPEN_PATHS, Gate, Hosts, is_loopback
+from engine.api.auth import OPEN_PATHS, Gate, Hosts, Tokens, is_loopback
 from engine.api.docs import page
 from engine.api.feed import Feed
+from engine.api.guarded_http import GuardedProtocol
 from engine.api.routes import (
     Engine,
+    Hooks,
     Intake,
     feed_routes,
     health_routes,
@@ -32,9 +34,13 @@ from engine.api.routes import (
     signal_routes,
 )
 from engine.api.schemas import commands
+from engine.api.signatures import HookKeys, Signatures
+from engine.api.strangers import Strangers
 from engine.errors import ConfigError
 from engine.home import Home, check_hook, hook_secret
 from engine.log import register_secret
+from engine.operators import Operators
+from engine.stores.vault import FileVault
 
 if TYPE_CHECKING:
     from engine.config import Config
@@ -61,12 +67,17 @@ def build_app(engine: Engine, home: Home, config: Config) -> FastAPI:
     for source in (DEFAULT_HOOK, *config.hooks):
         register_secret(hook_secret(home, source))
     install_errors(app)
-    app.include_router(signal_routes(Intake(engine, partial(check_hook, home))))
+    tokens = Tokens(token, Operators(home))
+    signatures = Signatures(HookKeys(home, FileVault(home.path)), config.signals.signature_window_s)
+    hooks = Hooks(partial(check_hook, home), signatures, config)
+    app.include_router(signal_routes(Intake(engine, hooks)))
     app.include_router(list_routes(engine))
     app.include_router(operator_routes(engine))
-    app.include_router(feed_routes(Feed(engine.publisher, token)))
+    app.include_router(feed_routes(Feed(engine.publisher, tokens)))
     app.include_router(health_routes(engine))
-    app.add_middleware(Gate, token=token, hosts=Hosts(config.engine.listen_host))
+    app.add_middleware(
+        Gate, tokens=tokens, hosts=Hosts(config.engine.listen_host), strangers=Strangers()
+    )
     _describe(app)
     return app
 
@@ -171,7 +182,7 @@ class ApiServer:
             log_level="warning",
             access_log=False,
             lifespan="off",
-            http="httptools",
+            http=GuardedProtocol,
             ws="websockets-sansio",
             ws_max_size=64 * 1024,
             ws_per_message_deflate=False,

@@ -7,6 +7,7 @@ never used again, so a late reply cannot be taken for the answer to another requ
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 from abc import ABC, abstractmethod
@@ -14,6 +15,8 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from engine import failpoints
 
 if TYPE_CHECKING:
     from engine.brokers.wire import LaneQueue
@@ -70,6 +73,33 @@ def header(raw: bytes, name: str) -> str:
     return ""
 
 
+def _in_pieces(transport: asyncio.Transport, request: bytes) -> bytes:
+    """Pass the points between the pieces of a request, each piece with the system before the next; return the rest.
+
+    The loop would keep what it is given until its turn ends, so the pieces go past it.
+    """
+    reads = request.startswith(b"GET")
+    if reads or transport.get_extra_info("sslcontext") or os.name != "posix":
+        return request
+    handle = transport.get_extra_info("socket").fileno()
+    if not request.startswith(b"POST"):
+        failpoints.hit("cancel.sent.before")
+        request = request[os.write(handle, request) :]
+        failpoints.hit("cancel.sent.after")
+        return request
+    third = len(request) // 3
+    failpoints.hit("K15.after")
+    request = request[os.write(handle, request[:third]) :]
+    failpoints.hit("K16.before")
+    request = request[os.write(handle, request[:third]) :]
+    failpoints.hit("K16.after")
+    request = request[os.write(handle, request[:-1]) :]
+    failpoints.hit("K17.before")
+    request = request[os.write(handle, request) :]
+    failpoints.hit("K17.after")
+    return request
+
+
 class Connection(asyncio.Protocol):
     """One keep-alive connection with at most one request in flight."""
 
@@ -123,6 +153,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
         self.transport = transport
+        # uvloop keeps what it is given until its turn ends, unless nothing may be kept: an order that has passed the
+        # kill switch's gate would still be here when the process is stopped, and leave whenever it goes on.
+        self.transport.set_write_buffer_limits(0)
         sock = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -138,6 +171,8 @@ class Connection(asyncio.Protocol):
         if self.exchange is None:
             self.drop("the server spoke unasked")
             return
+        if failpoints.ARMED:
+            failpoints.hit("K18.before")
         self.received.append(data)
         self.size += len(data)
         if self.size > MAX_REPLY:
@@ -152,6 +187,8 @@ class Connection(asyncio.Protocol):
             self.keep_alive = False  # complete, but followed by something unasked
         if self.status:
             self._finish(now)
+        elif failpoints.ARMED:
+            failpoints.hit("K18.after")
 
     def eof_received(self) -> None:
         """Note that the server ended the connection."""
@@ -197,6 +234,8 @@ class Connection(asyncio.Protocol):
     def write(self, request: bytes, exchange: Exchange) -> None:
         """Hand a request to the operating system, or say that nothing of it left."""
         transport = self.transport
+        if failpoints.ARMED and request.startswith(b"POST"):
+            failpoints.hit("K15.before")
         now = monotonic_ns()
         self.exchange = exchange
         self.sent_ns = exchange.stamps.first_byte_ns = now
@@ -205,6 +244,8 @@ class Connection(asyncio.Protocol):
         if hub.timer is None:
             hub.arm()
         try:
+            if failpoints.ARMED:
+                request = _in_pieces(transport, request)
             transport.write(request)
         except (OSError, RuntimeError) as error:
             hub.loop.call_soon(self.drop, f"the write failed: {error}")
@@ -231,10 +272,14 @@ class Connection(asyncio.Protocol):
             self.lane.release(self)
         else:
             self.drop("")
+        if failpoints.ARMED:
+            failpoints.hit("K19.before")
         try:
             exchange.on_reply(status, raw, body)
         except Exception as error:  # noqa: BLE001 (a caller's fault stays the caller's)
             self._complain(error)
+        if failpoints.ARMED:
+            failpoints.hit("K19.after")
 
     def _raw(self) -> bytes:
         return b"".join(self.received).split(_ANSWERED, self.interim)[-1]

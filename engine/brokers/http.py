@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 import httpx
+import orjson
 
 from engine.brokers.dial import Pacer, Route
 from engine.brokers.http_transport import LookupTransport
@@ -173,10 +174,14 @@ def read_json(body: bytes) -> Any:
     """Read JSON with exact numbers: whole ones as int, others as Decimal.
 
     Raises:
-        ValueError: not JSON, not UTF-8, NaN or infinity, nested beyond reason.
+        ValueError: not JSON, not UTF-8, half a surrogate pair (which no journal could keep), NaN or infinity, nested
+            beyond reason.
     """
+    text = str(body, "utf-8-sig")  # of bytes, json would let half a pair pass
+    if "\\u" in text:
+        orjson.loads(text)  # refuses one that is written as an escape
     try:
-        return json.loads(body, parse_float=Decimal, parse_constant=_no_constant)
+        return json.loads(text, parse_float=Decimal, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

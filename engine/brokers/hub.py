@@ -9,6 +9,8 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, cast
 
 from engine.brokers.dial import Pacer, Route
+from engine.kill_latch import GENERATION, KillLatch
+from engine.model.order import Order
 
 if TYPE_CHECKING:
     from engine.brokers.connection import Connection, Exchange, Stamps
@@ -36,6 +38,8 @@ class WireHub:
         self._encrypted: list[tuple[Any, Stamps]] = []
         self._sweeping = False
         self._pacers: dict[tuple[str, str], Pacer] = {}
+        self.latch: KillLatch | None = None
+        """The home's kill switch: what was pressed outside this process keeps orders from being written."""
 
     def pacer(self, host: str, route: Route | None, per_second: float) -> Pacer:
         """Return what spaces new connections to ``host`` by one way out; 0: no limit.
@@ -47,6 +51,15 @@ class WireHub:
         if key not in self._pacers:
             self._pacers[key] = Pacer(per_second)
         return self._pacers[key]
+
+    def latched(self, exchange: Exchange) -> bool:
+        """Say whether an order waits until the engine has looked at the kill switch; cancels and reads never do."""
+        latch = self.latch
+        return (
+            latch is not None
+            and latch.words[GENERATION] != latch.seen
+            and isinstance(exchange.stamps, Order)
+        )
 
     def attach(self) -> None:
         """Bind to the running loop."""

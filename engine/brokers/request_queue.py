@@ -48,6 +48,9 @@ class RequestQueue:
             if 0 < exchange.send_before_ns < monotonic_ns():
                 self._hub.refuse(exchange, "it was too old by the time it could be sent")
                 continue
+            if self._hub.latched(exchange):
+                self._hub.refuse(exchange, "the kill switch was pressed before it left")
+                continue
             return request, exchange
         return None
 

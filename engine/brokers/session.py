@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from time import monotonic_ns
 from typing import Any, Literal
 
+from engine import failpoints
 from engine.brokers.dial import Route
 from engine.brokers.http import BaseUrl, plain
 from engine.brokers.shared_wire import SharedWire, Wire
 from engine.brokers.wire import CONTROL, Exchange, WireHub, WirePool, header
-from engine.errors import BrokerAuthError, BrokerError
+from engine.errors import BrokerAuthError, BrokerError, BrokerUnavailable
 from engine.model.account import Account
 from engine.model.enums import (
     ConnectionState,
@@ -41,6 +43,8 @@ LOOK_AFTER_CANCEL_S = 2.0
 """How long after a cancel without an answer its order is looked up."""
 DEFAULT_PAUSE_S = 1.0
 """How long a session is quiet after a 429 or 418 that names no time."""
+MOST_READ_WAIT_S = 5.0
+"""A read that had to wait longer is given up; whoever asked asks again."""
 MOST_PAUSE_S = 3 * 86_400.0
 """Binance bans an address for three days at most; nobody's Retry-After is believed beyond that."""
 
@@ -84,13 +88,15 @@ class WireSession(ABC):
         self.state = ConnectionState.DISCONNECTED
         self.base = base
         self.waiting: dict[str, Order] = {}  # sent, no reply yet
+        self.streams = True
+        """Whether ``start`` follows the order stream; brokers allow few, and another process may hold them."""
         self.expires_at: datetime | None = None
         self._sink = sink
         self._secrets = tuple(secrets)
         self.wire: Wire
         if shared is not None:
             self.wire = shared.member(
-                on_change=self._wire_changed, on_probe=self.heard, on_free=self._wire_free
+                on_change=self._wire_changed, on_probe=self._probed, on_free=self._wire_free
             )
         else:
             self.wire = WirePool(
@@ -106,7 +112,7 @@ class WireSession(ABC):
                     if connects_per_second is None
                     else connects_per_second
                 ),
-                on_probe=self.heard,
+                on_probe=self._probed,
                 on_change=self._wire_changed,
             )
         self._tasks: set[asyncio.Task[None]] = set()
@@ -118,6 +124,8 @@ class WireSession(ABC):
         self._verifying = False
         self._paused_until_ns = 0
         self._heard_ns = 0
+        self._turn: Callable[[], float] | None = None
+        self._date: Callable[[datetime, int, int], None] | None = None
 
     # How a broker is spoken
 
@@ -189,8 +197,12 @@ class WireSession(ABC):
         self._stream_up = False
         self._settled.clear()
         self._set(ConnectionState.CONNECTING, "connecting")
-        await asyncio.gather(self.wire.start(), self._verify())
-        if not self._refused:
+        # Without the stream what comes first is a cancel: it tells as much of the credentials.
+        checks = [self._verify()] if self.streams else []
+        await asyncio.gather(self.wire.start(), *checks)
+        if not self.streams:
+            self.stream_changed(True, "")
+        elif not self._refused:
             self.hold(self.follow())
             try:
                 async with asyncio.timeout(START_S):
@@ -324,13 +336,23 @@ class WireSession(ABC):
         if self._refused:
             self._report_soon(order.cl_ord_id, ExecType.UNSENT, None, self._refused)
             return
-        request = self.new_order_request(order)
+        try:
+            request = self.new_order_request(order)
+        except Exception as error:  # noqa: BLE001 (whatever it is, an order is never left without news)
+            self.complain(error)
+            self._report_soon(order.cl_ord_id, ExecType.UNSENT, None, _unwritten(error))
+            return
         self.waiting[order.cl_ord_id] = order
         self.wire.send(request, _Submission(self, order))
 
     def cancel(self, order: Order) -> None:
         """Ask to cancel a working order."""
-        request = self.cancel_request(order)
+        try:
+            request = self.cancel_request(order)
+        except Exception as error:  # noqa: BLE001 (one order's fault must not stop a kill of all)
+            self.complain(error)
+            self._report_soon(order.cl_ord_id, ExecType.CANCEL_REJECTED, None, _unwritten(error))
+            return
         if request is None:
             self.hold(self._cancel_once_found(order))
         else:
@@ -368,6 +390,37 @@ class WireSession(ABC):
                 await asyncio.sleep(0.25)
         if order.status.working:
             self.cancel(order)
+
+    def pace(self, turn: Callable[[], float], date: Callable[[datetime, int, int], None]) -> None:
+        """Ask ``turn`` before each read, and tell ``date`` the broker's clock (``ports.PacedSession``)."""
+        self._turn, self._date = turn, date
+
+    async def read_turn(self) -> None:
+        """Wait until a read may go: it counts against the limits, and a broker that asked for quiet gets it.
+
+        Raises:
+            BrokerUnavailable: that would take too long; nothing was asked.
+        """
+        if self._turn is None:
+            return
+        waited = 0.0
+        while (wait := self._turn()) > 0:
+            waited += wait
+            if waited > MOST_READ_WAIT_S:
+                text = f"account {self.account_id}: not asked, its limits leave no read for {wait:.0f} s"
+                raise BrokerUnavailable(text, account=self.account_id)
+            await asyncio.sleep(wait)
+
+    def _probed(self, exchange: Exchange, status: int, raw: bytes, body: bytes) -> None:
+        self.heard(exchange, status, raw, body)
+        if self._date is None or not exchange.first_byte_ns:
+            return
+        try:
+            date = parsedate_to_datetime(header(raw, "date"))
+        except ValueError:
+            return  # none, or none that can be read
+        if date.tzinfo is not None:
+            self._date(date, exchange.first_byte_ns, exchange.reply_ns)
 
     def look_up_later(self, order: Order) -> None:
         """Find out what became of a cancel without an answer."""
@@ -437,9 +490,12 @@ class WireSession(ABC):
         self.report(cl_ord_id, ExecType.UNKNOWN, OrderStatus.UNKNOWN, text)
 
     def complain(self, error: Exception) -> None:
-        """Tell that a reply could not be judged: a fault of ours, or of the broker's."""
+        """Tell that a request could not be written, or a reply not judged: a fault of ours, or of the broker's."""
         asyncio.get_running_loop().call_exception_handler(
-            {"message": f"account {self.account_id}: a reply cannot be read", "exception": error}
+            {
+                "message": f"account {self.account_id}: a request cannot be written or a reply read",
+                "exception": error,
+            }
         )
 
     def _report_soon(
@@ -471,6 +527,10 @@ class WireSession(ABC):
                 self.pause(retry_after(raw))
             elif self.credentials_doubtful(status, body):
                 self.verify()
+
+
+def _unwritten(error: Exception) -> str:
+    return f"its request cannot be written: {type(error).__name__}: {error}"
 
 
 def retry_after(raw: bytes) -> float | None:
@@ -527,6 +587,8 @@ class _Cancellation(Exchange):
 
     def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
         session, order = self.session, self.order
+        if failpoints.ARMED:
+            failpoints.hit("cancel.acked.before")
         try:
             session.heard(self, status, raw, body)
             verdict = session.judge_cancel(order, status, raw, body)
@@ -545,6 +607,8 @@ class _Cancellation(Exchange):
                 pass
         for report in verdict.reports:
             session.deliver(report)
+        if failpoints.ARMED:
+            failpoints.hit("cancel.acked.after")
 
     def on_failure(self, left: bool, reason: str) -> None:
         if left:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from time import monotonic_ns
 
+from engine import failpoints
 from engine.brokers.connection import MAX_REPLY, Connection, Exchange, Stamps, header
 from engine.brokers.dial import Rank, Route, dial, why
 from engine.brokers.hub import WireHub
@@ -324,6 +325,10 @@ class WirePool:
                 idle.append(connection)
                 self.hub.refuse(exchange, "it was too old to be sent")
                 return
+            if self.hub.latched(exchange):
+                idle.append(connection)
+                self.hub.refuse(exchange, "the kill switch was pressed before it left")
+                return
             connection.write(request, exchange)
             return
         if self._stopped:
@@ -361,6 +366,8 @@ class WirePool:
         """Open one connection, when it is this address's turn."""
         await self._pacer.turn(rank)
         context = self.hub.context() if self.tls else None
+        if failpoints.ARMED:
+            failpoints.hit("K14.before")
         _, connection = await dial(
             lambda: Connection(lane),
             self.host,
@@ -369,6 +376,8 @@ class WirePool:
             route=self.egress,
             timeout_s=self.connect_timeout_s,
         )
+        if failpoints.ARMED:
+            failpoints.hit("K14.after")
         return connection
 
     def _probe_later(self) -> None:

@@ -147,7 +147,7 @@ def _keyring() -> Finding:
     known = importlib.metadata.entry_points(group="keyring.backends")
     names = ", ".join(sorted(entry.name for entry in known if _loads(entry)))
     chosen = system_keyring()
-    where = "the key of secrets is kept in the home (no keyring answers)"
+    where = "no keyring answers: the key of secrets is bound to this machine (volley vault passphrase is stronger)"
     if chosen is not None:
         where = f"the key of secrets is kept in {type(chosen).__module__.rpartition('.')[2]}"
     return Finding("keyring", GOOD, f"{where}; known: {names}")

@@ -81,7 +81,7 @@ async def _serve(args: argparse.Namespace, home: Home, config: Config) -> int:
     end.on_signals()
     if args.lifeline:
         end.with_stdin()
-    async with running(home, config, demo=args.demo) as (engine, url):
+    async with running(home, config, demo=args.demo, config_file=args.config) as (engine, url):
         row = engine.publisher.rows("engine")[0]
         print(f"engine {config.engine.name} on {url}, trading {row['trading']}", flush=True)
         if args.seconds is not None:
@@ -99,7 +99,7 @@ async def _serve(args: argparse.Namespace, home: Home, config: Config) -> int:
 
 @contextlib.asynccontextmanager
 async def running(
-    home: Home, config: Config, *, demo: bool = False
+    home: Home, config: Config, *, demo: bool = False, config_file: str | None = None
 ) -> AsyncIterator[tuple[TradingEngine, str]]:
     """Run an engine with its API on a home whose lock is held; yields it and its URL.
 
@@ -115,9 +115,15 @@ async def running(
                 practice_venue("--dialect", "alpaca", "--latency-ms", "4")
             )
         from engine.api.server import ApiServer
-        from engine.telemetry.runtime import allow_open_files, settle_garbage_collection
+        from engine.services.heartbeat import watched
+        from engine.telemetry.runtime import (
+            allow_open_files,
+            forbid_core_dumps,
+            settle_garbage_collection,
+        )
         from engine.wiring import build_engine
 
+        forbid_core_dumps()
         allow_open_files()  # two or three for every account
 
         if venue is not None:
@@ -134,6 +140,7 @@ async def running(
         url = await server.start()
         stack.callback(home.withdraw_engine)
         home.publish_engine(url)
+        await stack.enter_async_context(watched(engine, home, config_file, demo=demo))
         if demo:
             await stack.enter_async_context(_practice(engine))
         settle_garbage_collection()
@@ -172,7 +179,7 @@ async def inline(args: argparse.Namespace) -> AsyncIterator[EngineClient]:
         config = open_config(args, home)
         stack.enter_context(home.lock())
         stack.callback(log.setup(config.log, home.log_file))
-        async with running(home, config, demo=args.demo) as (engine, _):
+        async with running(home, config, demo=args.demo, config_file=args.config) as (engine, _):
             yield local_client(engine)
 
 

@@ -10,7 +10,6 @@ _INSTEAD = {
     "ingest": "until then `volley engine` takes signals in and executes them in one process",
     "execute": "until then `volley engine` executes for all accounts in one process",
     "profile": "until then `volley loadtest` measures",
-    "audit": "until then the journal in HOME holds every signal, order and fill",
 }
 _OPTIONS = ("--partitions", "--accounts", "--signals", "--rate", "--dialect", "--tls", "--compare")
 

@@ -19,6 +19,8 @@ _ACCOUNTS: Final = {
     "positions": "POSITIONS",
     "open_orders": "OPEN",
     "unknown_orders": "UNKNOWN",
+    "differences": "DIFFER",
+    "external_orders": "FOREIGN",
     "last_error": "LAST ERROR",
 }
 _TO_DO: Final = {"account": "ACCOUNT", "code": "CODE", "text": "WHAT", "todo": "TO DO"}
@@ -32,6 +34,24 @@ _ORDERS: Final = {
     "limit_price": "LIMIT",
     "status": "STATUS",
     "updated_at": "SINCE",
+}
+_DIFFERENCES: Final = {
+    "account": "ACCOUNT",
+    "kind": "KIND",
+    "symbol": "WHAT",
+    "expected": "EXPECTED",
+    "actual": "BROKER HAS",
+    "value": "VALUE",
+    "since": "SINCE",
+}
+_EXTERNAL: Final = {
+    "account": "ACCOUNT",
+    "order_id": "ORDER",
+    "symbol": "SYMBOL",
+    "side": "SIDE",
+    "leaves_qty": "QTY",
+    "limit_price": "LIMIT",
+    "since": "SINCE",
 }
 _LATENCY: Final = {
     "stage": "STAGE",
@@ -67,6 +87,8 @@ def read(api: Api) -> dict[str, Any]:
     state["accounts"] = api.pages("accounts")
     state["open_orders"] = [row for status in _OPEN for row in api.pages("orders", status=status)]
     state["unknown_orders"] = api.pages("orders", status="unknown")
+    state["differences"] = api.pages("differences")
+    state["external"] = api.pages("external")
     state["latency"] = api.get("/v1/latency")
     return state
 
@@ -94,6 +116,8 @@ def screen(state: dict[str, Any]) -> str:
     lines += _part(f"open orders ({len(state['open_orders'])})", state["open_orders"], _ORDERS)
     unknown = state["unknown_orders"]
     lines += _part(f"unknown orders ({len(unknown)})", unknown, _ORDERS)
+    lines += _part(f"differences ({len(state['differences'])})", state["differences"], _DIFFERENCES)
+    lines += _part(f"foreign orders ({len(state['external'])})", state["external"], _EXTERNAL)
     stages = state["latency"]["stages"]
     rows = [{"stage": name, **(stages[name].get("total") or {})} for name in stages]
     lines += _part("latency since start", rows, _LATENCY)

@@ -28,9 +28,27 @@ def subscribed(state: AccountState, signal: Signal) -> Skip:
     """Check strategy and symbol lists."""
     if not (state.all_strategies or signal.strategy in state.strategies):
         return "NOT_SUBSCRIBED", f"the account does not follow strategy {signal.strategy}"
-    if not (state.all_symbols or signal.symbol in state.symbols):
-        return "SYMBOL_NOT_ALLOWED", f"{signal.symbol} is not on the account's list of symbols"
-    return None
+    return symbol_allowed(state, signal.symbol)
+
+
+def symbol_allowed(state: AccountState, symbol: str) -> Skip:
+    """Check the account's list of symbols."""
+    if state.all_symbols or symbol in state.symbols:
+        return None
+    return "SYMBOL_NOT_ALLOWED", f"{symbol} is not on the account's list of symbols"
+
+
+def limits_set(state: AccountState) -> Skip:
+    """Check that an account of real money has its order limits: entries wait for them (control C02)."""
+    if not state.limits_unset:
+        return None
+    limits = state.limits
+    named = ("max_order_quantity", "max_order_value")
+    missing = [name for name in named if getattr(limits, name) is None]
+    return (
+        "LIMITS_UNSET",
+        f"the live account has no {' and no '.join(missing)}; set_limits sets them",
+    )
 
 
 def standing(state: AccountState) -> Skip:
@@ -47,12 +65,7 @@ def open_hours(state: AccountState, now: datetime) -> Skip:
     """Check the account's trading hours."""
     if state.hours is None or state.hours.allows(now):
         return None
-    hours = state.account.hours
-    assert hours is not None
-    return (
-        "OUTSIDE_HOURS",
-        f"entries are allowed {hours.open:%H:%M} to {hours.close:%H:%M} {hours.zone}, on weekdays",
-    )
+    return "OUTSIDE_HOURS", state.hours.closed_because(now)
 
 
 def room_for_position(state: AccountState, held: set[str], symbol: str) -> Skip:

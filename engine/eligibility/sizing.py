@@ -78,18 +78,9 @@ def _raw(
     if method == "notional":
         assert sizing.value is not None
         return _units(sizing.value, prices.entry, instrument)
-    assert sizing.percent is not None
-    if equity is None:
-        return (
-            "NO_EQUITY",
-            f"sizing method {method} needs the account's equity, which its broker has not told yet",
-        )
-    budget = equity * sizing.percent / _HUNDRED
-    if budget <= 0:
-        return (
-            "NO_EQUITY",
-            f"{to_text(sizing.percent)} % of equity {to_text(equity)} is nothing to trade with",
-        )
+    budget = _budget(sizing, equity)
+    if isinstance(budget, tuple):
+        return budget
     if method == "percent_equity":
         return _units(budget, prices.entry, instrument)
     if prices.problem is not None:
@@ -100,6 +91,25 @@ def _raw(
             "sizing method risk_percent needs a stop_loss and an entry or market price",
         )
     return budget / (prices.risk_per_unit * instrument.multiplier)
+
+
+def _budget(sizing: Sizing, equity: Decimal | None) -> Decimal | Denied:
+    """Return the share of equity to trade with."""
+    assert sizing.percent is not None
+    if equity is None:
+        return (
+            "NO_EQUITY",
+            f"sizing method {sizing.method} needs the account's equity, which its broker has not told yet",
+        )
+    if not equity.is_finite():
+        return "INEXACT", f"the equity the broker has told, {equity}, is not a number"
+    budget = equity * sizing.percent / _HUNDRED
+    if budget <= 0:
+        return (
+            "NO_EQUITY",
+            f"{to_text(sizing.percent)} % of equity {to_text(equity)} is nothing to trade with",
+        )
+    return budget
 
 
 def _units(value: Decimal, price: Decimal | None, instrument: Instrument) -> Decimal | Denied:

@@ -97,7 +97,11 @@ class FairQueue:
     @property
     def paused_until_ns(self) -> int:
         """Return until when a broker has asked this way to be quiet."""
-        return max(stage.limit.paused_until_ns for stage in self.stages)
+        latest = 0
+        for stage in self.stages:
+            if stage.limit.paused_until_ns > latest:
+                latest = stage.limit.paused_until_ns
+        return latest
 
     # ---- the line --------------------------------------------------------------------------------------------
 

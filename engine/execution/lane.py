@@ -6,9 +6,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from engine import failpoints
 from engine.clock import Clock
 from engine.execution.fair_queue import FairQueue, Turn
-from engine.execution.rate_limit import RateLimit
+from engine.execution.rate_limit import RateLimit, TokenBucket
 from engine.model.enums import OrderStatus
 from engine.model.order import Order
 from engine.ports import BrokerSession
@@ -19,6 +20,12 @@ LOOK_AGAIN_NS = 100_000_000
 
 Gate = Callable[[Order], tuple[str, str] | None]
 Denied = Callable[[Order, str, str], None]
+Conserve = Callable[[Order], str]
+"""Counts an order that leaves now; says why it must not, empty if it may (engine.execution.conservation)."""
+
+
+def _unbounded(_order: Order) -> str:
+    return ""
 
 
 class Lane:
@@ -27,6 +34,9 @@ class Lane:
     One order of an account is in flight at a time, so they reach the venue in order. Exits go before entries.
     An order that has waited past its age limit, or whose scope was halted meanwhile, is denied here, at the
     last moment before its first byte (control C13).
+
+    Entries wait while ``waits`` holds a reason (not reconciled yet, the broker's breaker is open); exits, cancels and
+    replacements of exits do not.
 
     Cancels and replaces go past the queue: they count against every limit and wait for none, except while the
     broker itself has asked for quiet.
@@ -44,9 +54,12 @@ class Lane:
         "_loop",
         "_timer",
         "_tries",
+        "conserve",
         "limit",
+        "on_violation",
         "session",
         "turn",
+        "waits",
         "way",
     )
 
@@ -63,6 +76,9 @@ class Lane:
         self.limit = limit
         self.way = way
         self.turn: Turn | None = None  # our place in line for what we share with other lanes
+        self.conserve: Conserve = _unbounded
+        self.on_violation: Callable[[Order, str], None] = lambda _order, _why: None
+        self.waits: dict[str, str] = {}  # why entries wait: code → sentence
         self._clock = clock
         self._gate = gate
         self._denied = denied
@@ -145,6 +161,8 @@ class Lane:
         if order.status is not OrderStatus.PENDING_NEW:
             queue.popleft()  # proven or closed meanwhile: it must not leave again
             return True
+        if failpoints.ARMED:
+            failpoints.hit("K11.before")
         now = self._clock.monotonic_ns()
         refused = self._refused(order, now)
         if refused is not None:
@@ -154,14 +172,70 @@ class Lane:
             return True
         if not self._may_leave(order, now):
             return False
+        if failpoints.ARMED:
+            failpoints.hit("K11.after")
         queue.popleft()
+        if not self._conserved(order):
+            return True
+        if failpoints.ARMED:
+            failpoints.hit("K12.before")
         self.session.submit(order)
+        if failpoints.ARMED:
+            failpoints.hit("K12.after")
         return True
+
+    def _conserved(self, order: Order) -> bool:
+        """Count an order that leaves; one more than planned does not (control C22)."""
+        why = self.conserve(order)
+        if not why:
+            return True
+        self.on_violation(order, why)
+        if order.status is OrderStatus.PENDING_NEW and not order.was_sent:
+            self._denied(order, "CONSERVATION", why)
+        return False
+
+    def hold_entries(self, code: str, text: str) -> None:
+        """Let entries wait until ``release_entries`` is called with the same code."""
+        self.waits[code] = text
+
+    def read_wait_s(self) -> float:
+        """Return how long a read must wait; 0: it goes now, and counts where its broker counts it (control C09).
+
+        A look-up may be all that stands between an order and its proof: like a cancel it takes what is left, entries or
+        not, and waits only where nothing is, or where the broker asked for quiet.
+        """
+        now = self._clock.monotonic_ns()
+        limits: list[RateLimit | TokenBucket] = [self.way.limit]
+        if self.session.capabilities.counts_reads:
+            limits.append(self.limit.buckets[0])  # the broker's own; the account's is one of orders
+        wait = max(self.paused_until_ns - now, *(limit.wait_ns(now) for limit in limits))
+        if wait > 0:
+            return wait / 1e9
+        for limit in limits:
+            limit.spend(now)
+        return 0.0
+
+    def age(self, nanoseconds: int) -> None:
+        """Make what is queued so much older than the monotonic clock knows, and deny what is too old now."""
+        for order in (*self._exits, *self._entries):
+            if order.send_before_ns:
+                order.send_before_ns = max(1, order.send_before_ns - nanoseconds)
+        self.pump()
+
+    def release_entries(self, code: str) -> None:
+        """End one reason to wait; what is fresh leaves."""
+        if self.waits.pop(code, None) is not None:
+            self.pump()
 
     def _may_leave(self, order: Order, now: int) -> bool:
         """Say whether there is a connection and room in every limit, and see to it that we look again if not."""
         entry = not order.reducing
+        if entry and self.waits:
+            self._wake_for(order, now, None)  # pumped when the reason is over
+            return False
         if not self.limit.left(now, entry):
+            if failpoints.ARMED:
+                failpoints.hit("K10.before")
             self._wake_for(order, now, self.limit.wait_ns(now, entry))
             return False
         if not self.session.ready():
@@ -213,7 +287,10 @@ class Lane:
     def _refused(self, order: Order, now: int) -> tuple[str, str] | None:
         if order.send_before_ns and now > order.send_before_ns:
             late = (now - order.send_before_ns) / 1e9
-            return "STALE", f"{late:.1f} s past its age limit before it could leave"
+            text = f"{late:.1f} s past its age limit before it could leave"
+            if self.waits and not order.reducing:
+                text += f"; it waited: {'; '.join(self.waits.values())}"
+            return "STALE", text
         return self._gate(order)
 
     # ---- cancels and replaces ----------------------------------------------------------------------------------
@@ -229,7 +306,7 @@ class Lane:
     def _change(self, order: Order, replacement: Order | None) -> None:
         if self._closed and replacement is not None:
             self._denied(replacement, "NOT_CONNECTED", "the account's broker session was closed")
-        elif not self._closed and self.paused_until_ns > self._clock.monotonic_ns():
+        elif not self._closed and self._must_wait(replacement):
             before = self._changes.get(order.cl_ord_id)
             self._changes[order.cl_ord_id] = (order, replacement)
             if before is not None and before[1] is not None:
@@ -238,12 +315,16 @@ class Lane:
         else:
             self._send_change(order, replacement)
 
+    def _must_wait(self, replacement: Order | None) -> bool:
+        """Say whether a cancel or a replacement must wait; a replaced entry waits with the entries."""
+        held = bool(self.waits) and replacement is not None and not replacement.reducing
+        return held or self.paused_until_ns > self._clock.monotonic_ns()
+
     def _send_changes(self) -> None:
-        if self.paused_until_ns > self._clock.monotonic_ns():
-            return
-        changes = list(self._changes.values())
-        self._changes.clear()
-        for order, replacement in changes:
+        changes = list(self._changes.items())
+        for name, (order, replacement) in changes:
+            if self._must_wait(replacement) or self._changes.pop(name, None) is None:
+                continue
             refused = self._gate(replacement) if replacement is not None else None
             if replacement is not None and (refused is not None or order.status.terminal):
                 refused = refused or ("NOT_SENT", f"{order.cl_ord_id} is {order.status.value}")
@@ -252,6 +333,8 @@ class Lane:
                 self._send_change(order, replacement)
 
     def _send_change(self, order: Order, replacement: Order | None) -> None:
+        if replacement is not None and not self._conserved(replacement):
+            return
         now = self._clock.monotonic_ns()
         self.limit.spend(now)
         self.way.spend(now)
@@ -274,13 +357,19 @@ class Lane:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._changes:
-            quiet = self.paused_until_ns - self._clock.monotonic_ns()
-            delay_ns = min(delay_ns, quiet) if delay_ns else 0
+        if self._changes and delay_ns:
+            delay_ns = min(delay_ns, self._quiet_ns())
         self._timer = self._loop.call_later(max(delay_ns, 0) / 1e9 + 0.0005, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
+        if failpoints.ARMED:
+            failpoints.hit("K10.after")
         self.pump()
         if self._changes and self._timer is None:
-            self._wake_in(max(self.paused_until_ns - self._clock.monotonic_ns(), 1))
+            self._wake_in(self._quiet_ns())
+
+    def _quiet_ns(self) -> int:
+        """Return when to look at changes that wait: at the end of the pause, or as often as for a connection."""
+        left = self.paused_until_ns - self._clock.monotonic_ns()
+        return left if left > 0 else LOOK_AGAIN_NS if self.waits else 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from engine.clock import Clock
 from engine.execution.dispatcher import Dispatcher
 from engine.execution.fair_queue import FairQueue
@@ -23,6 +25,7 @@ class Limits:
         self._firm = FairQueue(RateLimit(TokenBucket(per_second, 1.0)), clock)
         self._ways: dict[Address, FairQueue] = {}
         self._accounts: dict[str, tuple[str, RateLimit]] = {}  # with the broker they are of
+        self._sent: list[tuple[int, str, Address]] = []  # by an earlier process, a moment ago
 
     def of(self, account: Account, broker: Capabilities) -> tuple[RateLimit, FairQueue]:
         """Return an account's own limit and its way out, as its document now says."""
@@ -35,11 +38,26 @@ class Limits:
         rules = 1 + bool(broker.per_calendar_second)
         own = account.limits.max_orders_per_second
         before = limit.buckets[rules:]
+        new = known is None
         if own is None:
             limit.buckets = limit.buckets[:rules]
         elif not before or before[0].limit != own:
             limit.buckets = (*limit.buckets[:rules], TokenBucket(own, 1.0))
+        if new:
+            for at_ns, account_id, _address_of in self._sent:
+                if account_id == account.id:
+                    limit.spend(at_ns)
         return limit, self._way(account, broker)
+
+    def recall(self, sent: Iterable[tuple[Account, int]]) -> None:
+        """Count what an earlier process has sent: each order's account, and how many nanoseconds ago.
+
+        A restart gives no tokens back. The journal knows the orders; cancels of the last moments it does not.
+        """
+        now = self._clock.monotonic_ns()
+        self._sent = sorted((now - ago, account.id, _address(account)) for account, ago in sent)
+        for at_ns, _account_id, _address_of in self._sent:
+            self._firm.limit.spend(at_ns)
 
     def _way(self, account: Account, broker: Capabilities) -> FairQueue:
         address = _address(account)
@@ -47,6 +65,9 @@ class Limits:
         if way is None:
             rules = [TokenBucket(broker.per_address_second, 1.0)] * bool(broker.per_address_second)
             way = self._ways[address] = FairQueue(RateLimit(*rules), self._clock, self._firm)
+            for at_ns, _account_id, address_of in self._sent:
+                if address_of == address:
+                    way.limit.spend(at_ns)
         return way
 
     def forget(self, account_id: str) -> None:

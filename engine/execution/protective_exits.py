@@ -185,7 +185,7 @@ class ProtectiveExits:
     def tick(self) -> None:
         """Do what is due; called a few times a second."""
         now = self._clock.monotonic_ns()
-        for key in list(self._due):
+        for key in sorted(self._due):
             guard = self._guards.get(key)
             if guard is None or max(guard.wait_until_ns, guard.legs_until_ns) <= now:
                 self._due.discard(key)

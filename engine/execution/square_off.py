@@ -8,13 +8,15 @@ a position opened by hand afterwards is squared off again.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date, datetime, timedelta
 
 from engine.model.account import Hours
+from engine.model.trading_hours import TradingHours
 
 AFTER_CLOSE = timedelta(minutes=15)
 """How long a square-off may go on where it is not followed by the close."""
+LOOK_BACK_DAYS = 30
+"""Longer than any row of holidays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +31,18 @@ class Window:
 def window_of(hours: Hours, now: datetime) -> Window | None:
     """Return the newest window that has begun by ``now`` (aware), ``None`` where there is no square-off.
 
-    Sessions begin on weekdays (those over midnight on Sunday, too, and not on Friday), as entries do.
+    Holidays have none, and an early close brings it forward (engine.model.trading_hours).
     """
     if hours.square_off is None:
         return None
-    zone = ZoneInfo(hours.zone)
-    today = now.astimezone(zone).date()
-    for back in range(8):
-        day = today - timedelta(days=back)
-        if not _is_session(hours, day):
+    calendar = TradingHours(hours)
+    today = calendar.local_date(now)
+    for back in range(LOOK_BACK_DAYS):
+        session = calendar.session(today - timedelta(days=back))
+        if session is None or session.squares_off is None:
             continue
-        begins = _moment(hours, day, hours.square_off, zone)
+        begins = session.squares_off
         if begins <= now:
-            closes = _moment(hours, day, hours.close, zone)
-            return Window(day, begins, closes if closes > begins else begins + AFTER_CLOSE)
+            ends = session.closes if session.closes > begins else begins + AFTER_CLOSE
+            return Window(session.day, begins, ends)
     return None
-
-
-def _is_session(hours: Hours, day: date) -> bool:
-    if hours.close < hours.open:  # over midnight
-        return day.weekday() in {0, 1, 2, 3, 6}
-    return day.weekday() < 5
-
-
-def _moment(hours: Hours, day: date, at: time, zone: ZoneInfo) -> datetime:
-    """Return a local time of the session of ``day`` in UTC; of a session over midnight it may be the day after's."""
-    if hours.close < hours.open and at < hours.open:
-        day += timedelta(days=1)
-    # A time the clocks skip counts as if they had not, one that comes twice as the first of both.
-    return datetime.combine(day, at, zone).astimezone(UTC)

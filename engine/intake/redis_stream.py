@@ -19,6 +19,7 @@ import orjson
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from engine import failpoints
 from engine.errors import InvalidSignal, StoreError
 from engine.model.enums import ConnectionState
 
@@ -208,10 +209,14 @@ class RedisSignals:
             if not entry[1]:  # deleted or trimmed away while it was pending: nothing is left to do
                 return None
             return InvalidSignal("MISSING", "signal", "the stream entry has no field named signal")
+        if failpoints.ARMED:
+            failpoints.hit("redis.taken.before")
         try:
             await self._handler(body)
         except Exception as error:  # noqa: BLE001  (judged by the caller)
             return error
+        if failpoints.ARMED:
+            failpoints.hit("redis.taken.after")
         return None
 
     async def _hopeless(self, failed: dict[bytes, Entry]) -> list[Entry]:
@@ -243,7 +248,11 @@ class RedisSignals:
                 row = {**reason.as_dict(), "original": _original(fields), "entry": entry_id}
                 pipeline.xadd(self._refused_stream, row, maxlen=REFUSED_KEPT)
             pipeline.xack(self._stream, self._group, *ids)
+            if failpoints.ARMED:
+                failpoints.hit("redis.ack.before")
             await pipeline.execute()
+            if failpoints.ARMED:
+                failpoints.hit("redis.ack.after")
         self.acknowledged += len(ids)
         self.refused += len(refused)
         self.failed += sum(reason is _INTERNAL for _, reason in refused)

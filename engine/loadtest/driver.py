@@ -236,7 +236,7 @@ async def _engine(
 ) -> AsyncIterator[TradingEngine]:
     store = SqliteAccountStore(home.path / "accounts.sqlite3")
     await store.open()
-    vault = FileVault(home.path, keyring=None)
+    vault = FileVault(home.path, practice=True)
     accounts = []
     for number in range(plan.accounts):
         account = dialect.account(OWNER, number, url, {})
@@ -271,5 +271,5 @@ async def _connected(engine: TradingEngine, within_s: float) -> None:
 
 
 def _ready(state: AccountState) -> bool:
-    """Say whether an account is connected and its money known: the first reading is no part of a round."""
-    return state.usable and state.balances is not None
+    """Say whether an account is connected, compared and its money known: the first reading is no part of a round."""
+    return state.usable and state.reconciled and state.balances is not None

@@ -52,6 +52,10 @@ class Instruments:
             task.add_done_callback(lambda _task: self._asking.pop(key, None))
         await asyncio.wait({task}, timeout=ASK_WITHIN_S)
 
+    async def refresh(self, broker: str, symbol: str) -> None:
+        """Ask again; what was known stands until there is an answer."""
+        await self._ask(broker, symbol)
+
     async def _ask(self, broker: str, symbol: str) -> None:
         session = self._session_of(broker)
         if session is None:

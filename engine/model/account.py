@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import date, time
+import re
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -21,12 +22,16 @@ from pydantic import (
 
 from engine.model.numbers import parse_decimal, to_text
 
+_ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 BROKERS = ("paper", "alpaca", "binance", "oanda", "kite", "ccxt")
 
 
 def _exact(value: object) -> Decimal:
     """Accept text, Decimal or int; a float or a bool has already lost the number that was meant."""
     if isinstance(value, Decimal):
+        # The bound comes first: writing 1E+999999 out would fill the memory.
+        if not value.is_finite() or abs(value.adjusted()) > 20:
+            raise ValueError("not a plain decimal number")
         value = format(value, "f")
     elif isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -48,6 +53,11 @@ Positive = Annotated[Decimal, BeforeValidator(_positive), _AS_TEXT]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,64}$")]
 NamePattern = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9._:-]{1,64})$")]
 SymbolPattern = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Z0-9][A-Z0-9._:/-]{0,31})$")]
+
+
+_DATES = PlainSerializer(
+    lambda days: sorted(day.isoformat() for day in days), return_type=list, when_used="json"
+)
 
 
 class _Document(BaseModel):
@@ -111,14 +121,15 @@ class Limits(_Document):
 class Hours(_Document):
     """When entries are allowed: local times of ``zone``; ``close`` before ``open`` spans midnight.
 
-    ``holidays``: dates without a session; ``early_closes``: dates whose session closes sooner, and when.
+    ``holidays``: dates without a session; ``early_closes``: dates whose session closes sooner, and when. The date of a
+    session over midnight is that of the evening it begins on. Exits are allowed at any time.
     """
 
     zone: str
     open: time
     close: time
     square_off: time | None = None
-    holidays: frozenset[date] = frozenset()
+    holidays: Annotated[frozenset[date], _DATES] = frozenset()
     early_closes: dict[date, time] = Field(default_factory=dict)
 
     @field_validator("zone")
@@ -133,14 +144,59 @@ class Hours(_Document):
     @field_validator("open", "close", "square_off", mode="before")
     @classmethod
     def _hh_mm(cls, value: object) -> object:
-        if value is None or isinstance(value, time):
+        return _local_time(value)
+
+    @field_validator("holidays", mode="before")
+    @classmethod
+    def _dates(cls, value: object) -> object:
+        return [_date(day) for day in value] if isinstance(value, list | tuple) else value
+
+    @field_validator("early_closes", mode="before")
+    @classmethod
+    def _times_by_date(cls, value: object) -> object:
+        if not isinstance(value, dict):
             return value
-        if not isinstance(value, str):
-            raise ValueError('expected a time like "09:30"')  # noqa: TRY004 (pydantic)
-        moment = time.fromisoformat(value)
-        if moment.tzinfo is not None:
-            raise ValueError("expected a local time of the zone, without an offset")
-        return moment
+        return {_date(day): _local_time(moment) for day, moment in value.items()}
+
+    @model_validator(mode="after")
+    def _early_is_early(self) -> Hours:
+        for day, moment in self.early_closes.items():
+            if not _into(self, self.open) < _into(self, moment) < _into(self, self.close):
+                raise ValueError(
+                    f"early_closes: {day} must close between {self.open:%H:%M} and {self.close:%H:%M},"
+                    f" not at {moment:%H:%M}"
+                )
+        return self
+
+    def __hash__(self) -> int:
+        early = tuple(sorted(self.early_closes.items()))
+        return hash((self.zone, self.open, self.close, self.square_off, self.holidays, early))
+
+
+def _local_time(value: object) -> object:
+    if value is None or isinstance(value, time):
+        return value
+    if not isinstance(value, str):
+        raise ValueError('expected a time like "09:30"')  # noqa: TRY004 (pydantic)
+    moment = time.fromisoformat(value)
+    if moment.tzinfo is not None:
+        raise ValueError("expected a local time of the zone, without an offset")
+    return moment
+
+
+def _date(value: object) -> date:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or not _ISO_DATE.fullmatch(value):
+        raise ValueError('expected a date like "2026-12-25"')
+    return date.fromisoformat(value)
+
+
+def _into(hours: Hours, moment: time) -> timedelta:
+    """Return how far into the session a local time lies, over midnight if need be."""
+    anyday = date(2000, 1, 1)
+    began, then = (datetime.combine(anyday, at) for at in (hours.open, moment))
+    return (then - began) % timedelta(days=1)
 
 
 class Egress(_Document):

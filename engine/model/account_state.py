@@ -2,65 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime
 from decimal import Decimal
-from zoneinfo import ZoneInfo
 
-from engine.model.account import Account, Hours
+from engine.model.account import Account
 from engine.model.enums import ConnectionState
 from engine.model.messages import Balances
 from engine.model.numbers import ZERO
 from engine.model.order import Order
+from engine.model.trading_hours import TradingHours
 
-
-class TradingHours:
-    """An account's trading hours, ready to be asked."""
-
-    __slots__ = ("_close", "_open", "_overnight", "zone")
-
-    def __init__(self, hours: Hours) -> None:
-        self.zone = ZoneInfo(hours.zone)
-        self._overnight = hours.close < hours.open
-        self._open: time = hours.open
-        self._close: time = hours.close
-        square_off = hours.square_off
-        if square_off is not None and _into(hours, square_off) < _into(hours, hours.close):
-            self._close = square_off
-
-    def allows(self, now: datetime) -> bool:
-        """Say whether entries are allowed now: on weekdays, from open to close (or to square-off, if sooner)."""
-        local = now.astimezone(self.zone)
-        clock = local.time().replace(tzinfo=None)
-        if not self._overnight:
-            return local.weekday() < 5 and self._open <= clock < self._close
-        # A session over midnight belongs to the day it began on.
-        ends_tomorrow = self._close < self._open
-        if clock >= self._open:
-            return local.weekday() in {0, 1, 2, 3, 6} and (ends_tomorrow or clock < self._close)
-        return local.weekday() < 5 and ends_tomorrow and clock < self._close
-
-    def next_close(self, now: datetime) -> datetime:
-        """Return when the session that is on, or comes next, takes no more entries."""
-        # A session over midnight begins on the evening before; squared off before midnight, it ends there.
-        evenings = self._overnight and self._close > self._open
-        weekdays = {6, 0, 1, 2, 3} if evenings else {0, 1, 2, 3, 4}
-        day = now.astimezone(self.zone).date()
-        while True:
-            close = datetime.combine(day, self._close, self.zone)
-            if close > now and close.weekday() in weekdays:
-                return close
-            day += timedelta(days=1)
-
-    def day(self, now: datetime) -> date:
-        """Return the session's date, in the account's own zone."""
-        return now.astimezone(self.zone).date()
-
-
-def _into(hours: Hours, moment: time) -> timedelta:
-    """Return how far into the session a local time lies, over midnight if need be."""
-    began = timedelta(hours=hours.open.hour, minutes=hours.open.minute, seconds=hours.open.second)
-    then = timedelta(hours=moment.hour, minutes=moment.minute, seconds=moment.second)
-    return (then - began) % timedelta(days=1)
+__all__ = ["AccountState", "TradingHours"]
 
 
 class AccountState:
@@ -74,6 +26,7 @@ class AccountState:
         "balance_base",
         "balances",
         "broker",
+        "capped",
         "connection",
         "connection_text",
         "day",
@@ -82,20 +35,25 @@ class AccountState:
         "id",
         "last_error",
         "limits",
+        "limits_unset",
+        "reconciled",
         "rejects",
         "review",
         "sizing_key",
         "strategies",
+        "summed",
         "symbols",
         "tags",
         "updated_at",
         "usable",
+        "venue",
         "working",
     )
 
     def __init__(self, account: Account) -> None:
         self.connection = ConnectionState.DISCONNECTED
         self.usable = False  # orders can be sent
+        self.reconciled = False  # compared with its broker since the start (C01, C25)
         self.connection_text = ""
         self.balances: Balances | None = None
         self.balance_base = ZERO  # our own total P&L when the balances were read
@@ -114,7 +72,20 @@ class AccountState:
         # Read for every signal: slots here, not fields of a model two objects away.
         self.active = account.active
         self.broker = account.broker
-        self.limits = account.limits
+        self.venue = f"{account.broker} {account.base_url or account.environment}"
+        limits = self.limits = account.limits
+        # Limits on what orders and positions add up to: most accounts have none, and are spared the sums.
+        self.summed = any(
+            limit is not None
+            for limit in (
+                limits.max_position_quantity,
+                limits.max_open_value,
+                limits.max_gross_exposure,
+            )
+        )
+        self.capped = self.summed or limits.max_orders_per_day is not None
+        unlimited = limits.max_order_quantity is None or limits.max_order_value is None
+        self.limits_unset = unlimited and account.environment == "live"
         self.review = account.approval == "review"
         self.all_strategies = "*" in account.strategies
         self.all_symbols = "*" in account.symbols

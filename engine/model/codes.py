@@ -197,6 +197,13 @@ CODES: dict[str, CodeInfo] = {
         "Foreign order",
         "A working order at the broker is none of ours; it is counted and not touched.",
     ),
+    "DUPLICATE_ID": CodeInfo(
+        "Another order's id",
+        "The broker has another order under this order's id; the account is halted until a person has looked.",
+    ),
+    "BUSTED": CodeInfo(
+        "Fill undone", "The broker has undone a fill; position, cash and P&L were taken back."
+    ),
     "CLOCK": CodeInfo(
         "Clock is off",
         "This machine's clock differs too much from the brokers', or it was set back.",
@@ -207,6 +214,10 @@ CODES: dict[str, CodeInfo] = {
     "OTHER_HOST": CodeInfo(
         "Copied from another machine",
         "This home was last used on another machine; a person makes sure that one is off and re-arms.",
+    ),
+    "OTHER_ACCOUNT": CodeInfo(
+        "Another account's credentials",
+        "The broker says that the credentials are those of another account than before; the account is halted.",
     ),
     "FINGERPRINT": CodeInfo(
         "Changed outside",
@@ -231,6 +242,14 @@ CODES: dict[str, CodeInfo] = {
     "FORBIDDEN": CodeInfo("Not allowed", "The operator's role does not include this command."),
     "PIN_REQUIRED": CodeInfo("PIN needed", "The command needs the operator's PIN."),
     "PIN_WRONG": CodeInfo("Wrong PIN", "The PIN is wrong; after five wrong ones there is a pause."),
+    "QUARANTINED": CodeInfo(
+        "Journal repaired",
+        "The journal was damaged; what could be read was taken over, and a person looks before anything is sent.",
+    ),
+    "UNCLEAN_STOP": CodeInfo(
+        "Stopped uncleanly",
+        "The engine ended without closing its journal; what it had sent without an answer is being looked up.",
+    ),
     # exits
     "EXIT_BLOCKED": CodeInfo(
         "Exit blocked",

@@ -229,6 +229,8 @@ class Adopt(_Command):
     command: Literal["adopt"]
     key: Text
     reason: Text | None = None
+    at: Text | None = None
+    """The line's ``at`` as the operator has seen it: refused if its values have changed since."""
 
 
 class Repair(_Command):
@@ -237,6 +239,8 @@ class Repair(_Command):
     command: Literal["repair"]
     key: Text
     reason: Text | None = None
+    at: Text | None = None
+    """The line's ``at`` as the operator has seen it: refused if its values have changed since."""
 
 
 class Presence(_Command):

@@ -125,6 +125,7 @@ class ExecType(Word):
 
     NEW = "new"
     TRADE = "trade"
+    TRADE_CANCEL = "trade_cancel"  # a fill is undone (bust)
     CANCELED = "canceled"
     REPLACED = "replaced"
     REJECTED = "rejected"

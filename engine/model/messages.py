@@ -48,6 +48,7 @@ class ExecutionReport:
     fee_qty: Decimal = (
         ZERO  # of last_qty, what the broker kept as its fee (spot: paid in the asset bought)
     )
+    busts: str = ""  # exec_id of the fill that a trade_cancel undoes
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,8 @@ class Balances:
     buying_power: Decimal
     currency: str = "USD"
     blocked: bool = False
+    owner: str = ""
+    """The broker's own id of the account, where it tells one."""
 
 
 @dataclass(frozen=True, slots=True)

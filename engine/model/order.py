@@ -13,6 +13,8 @@ from engine.model.messages import ExecutionReport, Fill
 from engine.model.numbers import ZERO, to_text
 from engine.model.position import Levels
 
+BUST = "bust:"
+"""What the exec_id of a fill that undoes another begins with."""
 _RANK = {
     OrderStatus.PENDING_NEW: 0,
     OrderStatus.UNKNOWN: 0,
@@ -232,6 +234,8 @@ class Order:
         total = report.cum_qty
         if exec_id and exec_id in self.exec_ids:
             return None
+        if quantity or total:
+            self._check_exact(report)
         if quantity:
             if exec_id:
                 self.exec_ids.add(exec_id)
@@ -269,6 +273,47 @@ class Order:
             signal_id=self.signal_id,
             fee_qty=report.fee_qty if quantity == report.last_qty else ZERO,
         )
+
+    def bust(self, exec_id: str, quantity: Decimal, price: Decimal, at: datetime) -> Fill | None:
+        """Undo an execution that the broker has undone; ``exec_id`` is that of the bust, which counts once.
+
+        What state the order has reached stands (I6); only what filled, and with it the position, is taken back.
+        """
+        exec_id = f"{BUST}{exec_id}"
+        if exec_id in self.exec_ids or not 0 < quantity <= self.cum_qty:
+            return None
+        self.exec_ids.add(exec_id)
+        self.cum_qty -= quantity
+        self.cash -= quantity * price
+        self.updated_at = at
+        return Fill(
+            account=self.account,
+            exec_id=exec_id,
+            cl_ord_id=self.cl_ord_id,
+            symbol=self.symbol,
+            side=self.side.opposite,
+            last_qty=quantity,
+            last_px=price,
+            at=at,
+            strategy=self.strategy,
+            source=self.source,
+            signal_id=self.signal_id,
+        )
+
+    def _check_exact(self, report: ExecutionReport) -> None:
+        """Refuse an execution that is not told in numbers (F53): what it did to the position nobody knows."""
+        total, average = report.cum_qty, report.avg_px
+        if not (  # one by one: every fill is asked
+            report.last_qty.is_finite()
+            and report.last_qty >= 0
+            and report.last_px.is_finite()
+            and (total is None or total.is_finite())
+            and (average is None or average.is_finite())
+        ):
+            raise InvariantError(
+                f"{self.account}: the broker told an execution of {report.last_qty} at {report.last_px}, "
+                f"{report.cum_qty} at {report.avg_px} in all, on {self.cl_ord_id}"
+            )
 
     def _derived_id(self, total: Decimal) -> str:
         return f"{self.cl_ord_id}:{to_text(total)}"

@@ -178,6 +178,9 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "paused_until",
         "logs_in",
         "todo",
+        "differences",
+        "external_orders",
+        "reconciliation",
         "last_error",
         "updated_at",
     ),
@@ -219,8 +222,10 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "cancels_sent",
         "cancels_confirmed",
         "working",
+        "late",
         "residual",
         "done",
+        "verified_at",
         "error",
         "at",
     ),
@@ -298,7 +303,9 @@ limits alone; ``predicted_cold``: how many of its accounts have no free connecti
 count. An account's ``queue``: orders that wait in its lane; ``rate_left``: entries its limits would let leave
 at once; ``warm_connections``: open of wanted, like ``2/2``; ``last_probe_at``: when its broker last answered;
 ``paused_until``: the end of the quiet its broker asked for; ``logs_in``: whether its broker wants a person to log
-in each day (the command ``log_in``); ``todo``: what a person must do, empty if nothing.
+in each day (the command ``log_in``); ``todo``: what a person must do, empty if nothing;
+``differences``, ``external_orders``: how many lines of those tables are its; ``reconciliation``: how often it is
+really compared with its broker, and of what it is not.
 
 ``differences``: what the broker says against what the journal expects. ``kind`` is ``order``, ``position`` or
 ``cash``; ``symbol`` the position's, or the order's ClOrdID; ``seen`` how many comparisons in a row found it;

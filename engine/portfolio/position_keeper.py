@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -34,6 +34,8 @@ class PositionKeeper:
         self._marks = marks
         self._positions: dict[str, dict[str, Position]] = {}
         self._holders: dict[str, set[str]] = {}
+        self.moved: Callable[[Position], None] = lambda _position: None
+        """Called with every position whose quantity has changed."""
 
     def load(self, positions: list[Position]) -> None:
         """Take positions as they were before a restart."""
@@ -51,6 +53,7 @@ class PositionKeeper:
         position.apply(fill.side, fill.last_qty, fill.last_px)
         if fill.fee_qty:
             position.take_fee(fill.fee_qty)
+        self.moved(position)
         return position
 
     def get(self, account: str, symbol: str) -> Position | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.model.controls import BY_CODE
 from engine.model.enums import TradingState
 
 FIRM = "all"
@@ -29,6 +30,14 @@ class Latch:
     reason: str
     at: str
     by: str
+
+    @property
+    def code(self) -> str:
+        """Return the code of what it refuses: a control's own where one has tripped (its reason begins with that)."""
+        word, colon, _ = self.reason.partition(":")
+        if colon and word in BY_CODE and self.state is TradingState.REDUCING:
+            return word
+        return _CODES[self.state]
 
 
 class TradingStates:
@@ -75,7 +84,7 @@ class TradingStates:
 
 def refusal(latch: Latch) -> tuple[str, str]:
     """Return the code and sentence with which ``latch`` refuses an entry."""
-    code = _CODES[latch.state]
+    code = latch.code
     sentence = f"{latch.scope} is {latch.state.value} since {latch.at}"
     return code, f"{sentence}: {latch.reason}" if latch.reason else sentence
 

@@ -100,7 +100,7 @@ async def put_practice_accounts(home: Home, venue: str) -> None:
     store = SqliteAccountStore(home.path / "accounts.sqlite3")
     await store.open()
     try:
-        await store.put(practice_accounts(venue, FileVault(home.path, keyring=None)))
+        await store.put(practice_accounts(venue, FileVault(home.path, practice=True)))
     finally:
         await store.close()
 

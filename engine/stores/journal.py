@@ -5,140 +5,75 @@ WAL with ``synchronous=FULL``: a commit that returned survives a power cut
 engine's loop only hands it work. Two kinds of work: what must be durable before anything follows (``commit_*``,
 awaited), and rows that follow the facts (``note_*``, gathered for a quarter of a second, so that an order's whole
 life is one row, and written in one transaction). A crash takes at most those: what was sent is in its signal's durable
-plan, and what became of it the brokers are asked again.
+plan, and what became of it the brokers are asked again. Audit rows go along with either, in the same transaction.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import sqlite3
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from datetime import datetime
 from decimal import Decimal
-from operator import itemgetter
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import orjson
 
-from engine.clock import rfc3339
+from engine import failpoints
+from engine.clock import Clock, SystemClock, rfc3339
 from engine.errors import StoreError
 from engine.model.messages import Fill
-from engine.model.numbers import to_text
 from engine.model.order import Order
 from engine.model.position import Position
+from engine.stores import audit
+from engine.stores.audit_rows import (
+    Tell,
+    tell_command,
+    tell_orders,
+    tell_result,
+    tell_signal,
+)
+from engine.stores.journal_opening import Finding, Opener, open_file
+from engine.stores.journal_pending import Pending, fact_work
 from engine.stores.journal_rows import (
-    MIGRATIONS,
-    MOVES,
     PUT_ORDER,
-    PUT_POSITION,
-    SCHEMA,
-    SCHEMA_VERSION,
     LoadedState,
     SignalEntry,
     load_state,
     order_from_row,
     order_row,
     page_of,
-    position_row,
     signal_entry,
 )
+from engine.stores.journal_thread import Job, JournalThread, Results
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FLUSH_AFTER_S = (
     0.25  # long enough for an order's whole life to be one row; recovery looks up what is younger
 )
-CHECKPOINT_EVERY_S = 2.0
-WAL_BYTES = 16 << 20
-
-
-def _grow_wal(connection: sqlite3.Connection) -> None:
-    """Give the WAL its size ahead: an fsync that also records a longer file takes several times as long.
-
-    A transaction larger than the page cache spills into the WAL; rolled back, it leaves nothing but the space, which
-    later commits overwrite in place, since the checkpointer keeps letting the WAL begin anew.
-    """
-    connection.execute("PRAGMA cache_size=16")
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute("CREATE TABLE growth (space BLOB)")
-    connection.execute("INSERT INTO growth VALUES (zeroblob(?))", (WAL_BYTES,))
-    connection.execute("ROLLBACK")
-    connection.execute("PRAGMA cache_size=-8000")
-
-
-def _make_or_migrate(connection: sqlite3.Connection) -> str:
-    """Make the tables, or bring those of an older version up to date, in one transaction; return the book's id.
-
-    Raises:
-        StoreError: the file is of a newer version; not a byte of it is changed.
-    """
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        version = _version_of(connection)
-        steps = range(version + 1, SCHEMA_VERSION + 1) if version else ()
-        for statement in (
-            *(statement for step in steps for statement in MIGRATIONS[step]),
-            *SCHEMA.split(";"),
-            *(statement for step in steps for statement in MOVES[step]),
-        ):
-            connection.execute(statement)
-        connection.execute(
-            "INSERT OR REPLACE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),)
-        )
-        connection.execute("INSERT OR IGNORE INTO meta SELECT 'book', lower(hex(randomblob(8)))")
-        book = connection.execute("SELECT value FROM meta WHERE key = 'book'").fetchone()[0]
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-    if 0 < version < SCHEMA_VERSION:
-        log.warning("the journal was brought from version %d to %d", version, SCHEMA_VERSION)
-    return str(book)
-
-
-def _version_of(connection: sqlite3.Connection) -> int:
-    """Return a file's version, 0 for a new one; one this build does not read is refused."""
-    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
-    found = None
-    if "meta" in tables:
-        found = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-    if found is None:
-        return 1 if "orders" in tables else 0  # version 1 named itself in a second transaction
-    if found[0] not in {str(version) for version in range(1, SCHEMA_VERSION + 1)}:
-        raise StoreError(
-            f"its schema is version {found[0]}, this build reads version {SCHEMA_VERSION}"
-        )
-    return int(found[0])
 
 
 class Journal:
     """The journal of one home. Open it once, use it from one loop, close it last."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock | None = None, opener: Opener = open_file) -> None:
         self._path = path
-        self._work: SimpleQueue[
-            tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any] | None] | None
-        ] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._opener = opener
+        self._clock = clock or SystemClock()
+        self._thread: JournalThread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
-        self._orders: dict[str, Order] = {}
-        self._fills: list[Fill] = []
-        self._positions: dict[tuple[str, str], Position] = {}
-        self._settled: list[int] = []
-        self._traces: dict[int, dict[str, Any]] = {}
+        self._pending = Pending()
+        self._audits: list[audit.Entry] = []
         self.failed: str = (
             ""  # why the journal can no longer be trusted; non-empty stops all sending
         )
         self.on_failure: Callable[[str], None] = lambda number_text: None
         self.book = ""
+        self.epoch = 0
+        self.findings: list[Finding] = []
+        """What was out of order when it was opened, for the operator."""
 
     # ---- life -----------------------------------------------------------------------------------------------
 
@@ -146,123 +81,25 @@ class Journal:
         """Open or create the file and check that it is sound.
 
         Raises:
-            StoreError: it cannot be opened, is of a newer version, or fails SQLite's own check.
+            StoreError: it cannot be opened, or is of a newer version. A damaged one is salvaged (``findings``).
         """
         self._loop = asyncio.get_running_loop()
-        opened: Future[str] = Future()
-        self._thread = threading.Thread(
-            target=self._run, args=(opened,), name="journal", daemon=True
-        )
-        self._thread.start()
-        self.book = await asyncio.wrap_future(opened)
+        thread = JournalThread(self._path, self._loop, self._deliver, self._opener)
+        opening = await thread.start(self._now())
+        self._thread = thread
+        self.book, self.epoch, self.findings = opening.book, opening.epoch, opening.findings
 
     async def close(self) -> None:
         """Write what is pending and close the file."""
         if self._thread is None:
             return
         self._flush()
-        self._work.put(None)
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
-        self._thread = None
+        self.audit("stop", {"epoch": self.epoch})
+        self._flush()
+        thread, self._thread = self._thread, None
+        await thread.stop()
 
-    def _run(self, opened: Future[str]) -> None:
-        try:
-            connection = self._connect()
-            book = self._prepare(connection)
-        except Exception as error:  # noqa: BLE001 (whatever it is, the opener must hear of it)
-            opened.set_exception(StoreError(f"journal {self._path}: {error}"))
-            return
-        opened.set_result(book)
-        stop_checkpoints = threading.Event()
-        checkpointer = threading.Thread(
-            target=self._checkpoint,
-            args=(stop_checkpoints,),
-            name="journal-checkpoint",
-            daemon=True,
-        )
-        checkpointer.start()
-        try:
-            while (first := self._work.get()) is not None:
-                batch = [first]
-                stop = False
-                while not self._work.empty() and len(batch) < 64:
-                    item = self._work.get()
-                    if item is None:
-                        stop = True
-                        break
-                    batch.append(item)
-                self._transact(connection, batch)
-                if stop:
-                    break
-        finally:
-            stop_checkpoints.set()
-            checkpointer.join()
-            connection.close()  # the last connection: SQLite folds the rest of the WAL in
-
-    def _checkpoint(self, stop: threading.Event) -> None:
-        """Fold the WAL into the file beside the writer: a passive checkpoint never makes a commit wait for it."""
-        connection = sqlite3.connect(self._path, isolation_level=None, timeout=5.0)
-        try:
-            while not stop.wait(CHECKPOINT_EVERY_S):
-                try:
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                except sqlite3.Error as error:
-                    log.warning("journal checkpoint: %s", error)
-        finally:
-            connection.close()
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, isolation_level=None, timeout=5.0)
-        connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute("PRAGMA wal_autocheckpoint=0")  # the checkpointer's work, not a signal's
-        if connection.execute("PRAGMA synchronous").fetchone()[0] != 2:
-            raise StoreError("SQLite refuses synchronous=FULL")
-        return connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> str:
-        check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if check != "ok":
-            raise StoreError(f"SQLite's check says {check!r}; restore a copy or move the file away")
-        book = _make_or_migrate(connection)
-        _grow_wal(connection)
-        return book
-
-    # ---- the thread ------------------------------------------------------------------------------------------
-
-    def _transact(
-        self,
-        connection: sqlite3.Connection,
-        batch: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any] | None]],
-    ) -> None:
-        results: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
-        failure: BaseException | None = None
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            for work, future in batch:
-                outcome = work(connection)
-                if future is not None:
-                    results.append((future, outcome, None))
-            connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001 (any failure here means nothing of the batch is durable)
-            failure = StoreError(f"journal: {error}")
-            with contextlib.suppress(sqlite3.Error):  # whatever it says, nothing of it is durable
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            results = [(future, None, failure) for _, future in batch if future is not None]
-        assert self._loop is not None
-        if results or failure:
-            try:
-                self._loop.call_soon_threadsafe(self._deliver, results, failure)
-            except RuntimeError:  # the loop is closed: nobody is left to be told
-                log.warning("journal result after the loop was closed")
-
-    def _deliver(
-        self,
-        results: list[tuple[asyncio.Future[Any], Any, BaseException | None]],
-        failure: BaseException | None,
-    ) -> None:
+    def _deliver(self, results: Results, failure: BaseException | None) -> None:
         if failure is not None and not self.failed:
             # An fsync or write error is not survivable by retrying on the same handle: stop sending.
             self.failed = str(failure)
@@ -275,14 +112,33 @@ class Journal:
             else:
                 future.set_result(outcome)
 
-    async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self.failed:
+    async def _do(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        tell: Tell | None = None,
+        *,
+        closing: bool = False,
+    ) -> T:
+        if self.failed and not closing:
             raise StoreError(self.failed)
         if self._thread is None:
             raise StoreError("the journal is closed")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._work.put((work, future))
+        self._put(work, tell, future, closing=closing)
         return await future
+
+    def _put(
+        self,
+        work: Callable[[sqlite3.Connection], Any],
+        tell: Tell | None = None,
+        future: asyncio.Future[Any] | None = None,
+        *,
+        closing: bool = True,
+    ) -> None:
+        """Hand work to the thread, and the audit rows that were queued before it."""
+        audits, self._audits = self._audits, []
+        if self._thread is not None:
+            self._thread.put(Job(work, future, audits, tell, closing))
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run a query; its failure is the asker's alone and says nothing about the writes around it."""
@@ -302,9 +158,13 @@ class Journal:
 
     async def commit_signal(self, entry: SignalEntry) -> SignalEntry | None:
         """Write a signal with its plan. Return ``None`` when durable, or the earlier entry of the same key."""
+        if failpoints.ARMED:
+            failpoints.hit("K03.before")
         plan = orjson.dumps(entry.plan)
 
         def work(connection: sqlite3.Connection) -> SignalEntry | None:
+            if failpoints.ARMED:
+                failpoints.hit("K07.before")
             cursor = connection.execute(
                 "INSERT INTO signals (source, id, body_hash, body, origin, received_at, state, code, message, plan, "
                 "settled) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -313,6 +173,8 @@ class Journal:
                     entry.code, entry.message, plan, int(entry.settled),
                 ),
             )  # fmt: skip
+            if failpoints.ARMED:
+                failpoints.hit("K07.after")
             if cursor.rowcount == 1:
                 entry.seq = int(cursor.lastrowid or 0)
                 return None
@@ -322,7 +184,13 @@ class Journal:
                 ).fetchone()
             )
 
-        return await self._do(work)
+        at = self._now()
+        if failpoints.ARMED:
+            failpoints.hit("K03.after")
+        return await self._do(
+            work,
+            lambda earlier: [tell_signal(at, "signal", entry, plan)] if earlier is None else [],
+        )
 
     async def commit_plan(self, entry: SignalEntry) -> None:
         """Replace a signal's state and plan (approval, rejection, forced sends)."""
@@ -334,12 +202,17 @@ class Journal:
                 (plan, entry.state, entry.code, entry.message, int(entry.settled), entry.seq),
             )
 
-        await self._do(work)
+        at = self._now()
+        await self._do(work, lambda _: [tell_signal(at, "plan", entry, plan)])
 
     async def commit_orders(self, orders: list[Order]) -> None:
         """Write orders made by hand before they leave."""
         rows = [order_row(order) for order in orders]
-        await self._do(lambda connection: connection.executemany(PUT_ORDER, rows) and None)
+        at = self._now()
+        await self._do(
+            lambda connection: connection.executemany(PUT_ORDER, rows) and None,
+            lambda _: tell_orders(at, "intent", rows),
+        )
 
     async def commit_halt(self, scope: str, state: str, reason: str, at: str, by: str) -> None:
         """Write a latch."""
@@ -350,15 +223,26 @@ class Journal:
                     (scope, state, reason, at, by),
                 )
                 and None
-            )
+            ),
+            lambda _: [
+                (at, "latch", "", {"scope": scope, "state": state, "reason": reason, "by": by})
+            ],
+            closing=True,
         )
+
+    async def commit_fact(self, kind: str, key: str, value: dict[str, Any] | None) -> None:
+        """Keep a small durable fact of a control under ``kind`` and ``key`` (``None``: forget it); JSON values only."""
+        self._pending.facts.pop((kind, key), None)  # what was noted before is older
+        await self._do(fact_work({(kind, key): value}), closing=True)
 
     async def clear_halt(self, scope: str) -> None:
         """Lift a latch."""
+        at = self._now()
         await self._do(
             lambda connection: (
                 connection.execute("DELETE FROM halts WHERE scope = ?", (scope,)) and None
-            )
+            ),
+            lambda _: [(at, "latch", "", {"scope": scope, "state": "active"})],
         )
 
     async def commit_command(
@@ -383,69 +267,80 @@ class Journal:
             )
             return None
 
-        return await self._do(work)
+        return await self._do(
+            work,
+            lambda earlier: [tell_command(at, command_id, body, text)] if earlier is None else [],
+        )
 
     # ---- rows that follow the facts ------------------------------------------------------------------------
 
     def note_order(self, order: Order) -> None:
         """Write the order's newest state soon."""
-        self._orders[order.cl_ord_id] = order
+        self._pending.orders[order.cl_ord_id] = order
         self._soon()
 
     def note_fill(self, fill: Fill, position: Position) -> None:
         """Write a fill, its order and the position it led to soon, in one transaction."""
-        self._fills.append(fill)
+        self._pending.fills.append(fill)
         self.note_position(position)
 
     def note_position(self, position: Position) -> None:
         """Write a position soon."""
-        self._positions[position.account, position.symbol] = position
+        self._pending.positions[position.account, position.symbol] = position
         self._soon()
 
     def note_settled(self, seq: int) -> None:
         """Mark that every intent of a signal has an order row (written in the same transaction or before)."""
-        self._settled.append(seq)
+        self._pending.settled.append(seq)
         self._soon()
 
     def note_trace(self, seq: int, trace: dict[str, Any]) -> None:
         """Write a signal's stage stamps soon."""
-        self._traces[seq] = trace
+        self._pending.traces[seq] = trace
+        self._soon()
+
+    def note_fact(self, kind: str, key: str, value: dict[str, Any] | None) -> None:
+        """As ``commit_fact``, written with the next flush; the newest value counts."""
+        self._pending.facts[kind, key] = value
+        self._soon()
+
+    def audit(self, kind: str, facts: dict[str, Any], account: str = "") -> None:
+        """Queue a row of the audit trail; it becomes durable with the next commit, or the flush.
+
+        ``facts`` are turned into JSON in the journal's thread: nobody may change them afterwards.
+        """
+        self._audits.append((self._now(), kind, account, facts))
         self._soon()
 
     def note_day(self, account: str, day: str, baseline: Decimal) -> None:
         """Write the P&L an account's day starts from."""
         values = (account, day, str(baseline))
-        self._work.put(
-            (
-                lambda connection: connection.execute(
-                    "INSERT OR IGNORE INTO days VALUES (?, ?, ?)", values
-                ),
-                None,
+        self._put(
+            lambda connection: connection.execute(
+                "INSERT OR IGNORE INTO days VALUES (?, ?, ?)", values
             )
         )
 
     def note_square_off(self, account: str, day: str) -> None:
         """Write the session's date an account has been squared off on."""
-        self._work.put(
-            (
-                lambda connection: connection.execute(
-                    "INSERT OR REPLACE INTO square_offs VALUES (?, ?)", (account, day)
-                ),
-                None,
+        self._put(
+            lambda connection: connection.execute(
+                "INSERT OR REPLACE INTO square_offs VALUES (?, ?)", (account, day)
             )
         )
 
     def note_result(self, command_id: str, result: dict[str, Any]) -> None:
         """Write a command's result."""
-        values = (orjson.dumps(result, default=str), command_id)
-        self._work.put(
-            (
-                lambda connection: connection.execute(
-                    "UPDATE commands SET result = ? WHERE id = ?", values
-                ),
-                None,
-            )
+        text, at = orjson.dumps(result, default=str), self._now()
+        self._put(
+            lambda connection: connection.execute(
+                "UPDATE commands SET result = ? WHERE id = ?", (text, command_id)
+            ),
+            tell=lambda _: [tell_result(at, command_id, text)],
         )
+
+    def _now(self) -> str:
+        return rfc3339(self._clock.now())
 
     def _soon(self) -> None:
         if self._flush_timer is None and self._loop is not None:
@@ -455,49 +350,24 @@ class Journal:
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        # Rows are made here, on the loop, so that the thread never reads an object that is changing.
-        # Sorted by key: neighbours are written into the same pages.
-        orders = sorted(map(order_row, self._orders.values()), key=itemgetter(0))
-        fills = sorted(
-            (f.account, f.exec_id, f.cl_ord_id, f.symbol, f.side._value_, to_text(f.last_qty), str(f.last_px),
-             rfc3339(f.at), f.strategy, f.source, f.signal_id, to_text(f.fee_qty))
-            for f in self._fills
-        )  # fmt: skip
-        now = rfc3339(datetime.now().astimezone())
-        positions = [position_row(self._positions[key], now) for key in sorted(self._positions)]
-        settled = [(seq,) for seq in self._settled]
-        traces = [(orjson.dumps(trace), seq) for seq, trace in self._traces.items()]
-        for pending in (
-            self._orders,
-            self._fills,
-            self._positions,
-            self._settled,
-            self._traces,
-        ):
-            pending.clear()
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.executemany(PUT_ORDER, orders)
-            connection.executemany(
-                "INSERT OR IGNORE INTO fills VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", fills
-            )
-            connection.executemany(PUT_POSITION, positions)
-            connection.executemany("UPDATE signals SET settled = 1 WHERE seq = ?", settled)
-            connection.executemany("UPDATE signals SET trace = ? WHERE seq = ?", traces)
-
-        if orders or fills or positions or settled or traces:
-            self._work.put((work, None))
+        if self._pending or self._audits:
+            self._put(*self._pending.taken(self._now()))
 
     async def flushed(self) -> None:
         """Return once everything noted so far is durable."""
         self._flush()
-        await self._do(lambda _connection: None)
+        await self._do(lambda _connection: None, closing=True)
 
     # ---- reading ---------------------------------------------------------------------------------------------
 
     async def load(self) -> LoadedState:
         """Read what the engine needs to go on after a restart."""
-        return await self._read(load_state)
+        if failpoints.ARMED:
+            failpoints.hit("K30.before")
+        loaded = await self._read(load_state)
+        if failpoints.ARMED:
+            failpoints.hit("K30.after")
+        return loaded
 
     async def signal(self, source: str, signal_id: str) -> SignalEntry | None:
         """Read one signal."""
@@ -540,6 +410,19 @@ class Journal:
             return order
 
         return await self._read(work)
+
+    async def count_orders(self, since: str) -> list[tuple[str, str, int]]:
+        """Return how many orders of ours each account and strategy has had since a stamp, denied ones left out."""
+        return await self._read(
+            lambda connection: [
+                tuple(row)
+                for row in connection.execute(
+                    "SELECT account, strategy, count(*) FROM orders "
+                    "WHERE created_at >= ? AND status <> 'denied' AND parent = '' GROUP BY account, strategy",
+                    (since,),
+                )
+            ]
+        )
 
     async def page(
         self, table: str, where: dict[str, str], limit: int, after: str | None

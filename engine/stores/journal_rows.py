@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -19,94 +19,7 @@ from engine.model.position import Position
 
 MOST_DONE = 3_000  # finished orders that a restart brings back into memory
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS signals (
-    seq INTEGER PRIMARY KEY, source TEXT NOT NULL, id TEXT NOT NULL, body_hash TEXT NOT NULL, body BLOB NOT NULL,
-    origin TEXT NOT NULL, received_at TEXT NOT NULL, state TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL,
-    plan BLOB NOT NULL, trace BLOB, settled INTEGER NOT NULL DEFAULT 0, UNIQUE (source, id));
-CREATE INDEX IF NOT EXISTS signals_open ON signals (settled) WHERE settled = 0;
-CREATE TABLE IF NOT EXISTS orders (
-    cl_ord_id TEXT PRIMARY KEY NOT NULL, account TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
-    order_type TEXT NOT NULL, time_in_force TEXT NOT NULL, order_qty TEXT NOT NULL, limit_price TEXT,
-    stop_price TEXT, status TEXT NOT NULL, working INTEGER NOT NULL, cum_qty TEXT NOT NULL, cash TEXT NOT NULL,
-    order_id TEXT NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
-    signal_id TEXT NOT NULL, leg TEXT NOT NULL, reducing INTEGER NOT NULL, created_at TEXT NOT NULL,
-    updated_at TEXT NOT NULL, send_us INTEGER, ack_us INTEGER, stop_loss TEXT, take_profit TEXT, trail_percent TEXT,
-    parent TEXT NOT NULL DEFAULT '');
-CREATE INDEX IF NOT EXISTS orders_working ON orders (working) WHERE working = 1;
-CREATE INDEX IF NOT EXISTS orders_signal ON orders (source, signal_id);
-CREATE INDEX IF NOT EXISTS orders_time ON orders (created_at);
-CREATE TABLE IF NOT EXISTS fills (
-    account TEXT NOT NULL, exec_id TEXT NOT NULL, cl_ord_id TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
-    last_qty TEXT NOT NULL, last_px TEXT NOT NULL, at TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
-    signal_id TEXT NOT NULL, fee_qty TEXT NOT NULL DEFAULT '0', PRIMARY KEY (account, exec_id));
-CREATE INDEX IF NOT EXISTS fills_order ON fills (cl_ord_id);
-CREATE INDEX IF NOT EXISTS fills_time ON fills (at);
-CREATE TABLE IF NOT EXISTS positions (
-    account TEXT NOT NULL, symbol TEXT NOT NULL, qty TEXT NOT NULL, cash TEXT NOT NULL, cost TEXT NOT NULL,
-    stop_loss TEXT, take_profit TEXT, updated_at TEXT NOT NULL, trail_percent TEXT, best TEXT,
-    native INTEGER NOT NULL DEFAULT 0, generation INTEGER NOT NULL DEFAULT 1, source TEXT NOT NULL DEFAULT '',
-    signal_id TEXT NOT NULL DEFAULT '', strategy TEXT NOT NULL DEFAULT '', PRIMARY KEY (account, symbol))
-    WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS square_offs (account TEXT PRIMARY KEY, day TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS halts (
-    scope TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL, by TEXT NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS days (
-    account TEXT NOT NULL, day TEXT NOT NULL, baseline TEXT NOT NULL, PRIMARY KEY (account, day)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS commands (
-    id TEXT PRIMARY KEY, at TEXT NOT NULL, body BLOB NOT NULL, result BLOB) WITHOUT ROWID;
-"""
-
-SCHEMA_VERSION = 2
-"""What the tables above are; a file of a newer version is refused, one of an older version is brought up to date."""
-
-MIGRATIONS: dict[int, tuple[str, ...]] = {
-    2: (
-        # Orders and fills become tables in the order of writing: a long row under a random key costs twice as much.
-        "ALTER TABLE orders RENAME TO orders_1",
-        "ALTER TABLE fills RENAME TO fills_1",
-        *(
-            f"DROP INDEX IF EXISTS {name}"  # it would keep its name, and go with the old table
-            for name in (
-                "orders_working",
-                "orders_signal",
-                "orders_time",
-                "fills_order",
-                "fills_time",
-            )
-        ),
-        "ALTER TABLE positions ADD COLUMN trail_percent TEXT",
-        "ALTER TABLE positions ADD COLUMN best TEXT",
-        "ALTER TABLE positions ADD COLUMN native INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE positions ADD COLUMN generation INTEGER NOT NULL DEFAULT 1",
-        "ALTER TABLE positions ADD COLUMN source TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE positions ADD COLUMN signal_id TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE positions ADD COLUMN strategy TEXT NOT NULL DEFAULT ''",
-    ),
-}
-"""What makes a file of the version before one of this version; tables that are new are made anyway."""
-
-_ORDERS_1 = (
-    "cl_ord_id, account, symbol, side, order_type, time_in_force, order_qty, limit_price, stop_price, status, working, "
-    "cum_qty, cash, order_id, code, text, strategy, source, signal_id, leg, reducing, created_at, updated_at, send_us, "
-    "ack_us"
-)
-_FILLS_1 = (
-    "account, exec_id, cl_ord_id, symbol, side, last_qty, last_px, at, strategy, source, signal_id"
-)
-MOVES: dict[int, tuple[str, ...]] = {
-    2: (
-        f"INSERT INTO orders ({_ORDERS_1}) SELECT {_ORDERS_1} FROM orders_1 ORDER BY created_at",  # noqa: S608 (our own names)
-        "DROP TABLE orders_1",
-        f"INSERT INTO fills ({_FILLS_1}) SELECT {_FILLS_1} FROM fills_1 ORDER BY at",  # noqa: S608 (our own names)
-        "DROP TABLE fills_1",
-    ),
-}
-"""What fills the tables of a version from those a migration set aside."""
-
-_ORDER_COLUMNS = (
+ORDER_COLUMNS = (
     "cl_ord_id", "account", "symbol", "side", "order_type", "time_in_force", "order_qty", "limit_price",
     "stop_price", "status", "working", "cum_qty", "cash", "order_id", "code", "text", "strategy", "source",
     "signal_id", "leg", "reducing", "created_at", "updated_at", "send_us", "ack_us", "stop_loss", "take_profit",
@@ -121,7 +34,7 @@ PUT_POSITION = (
     f"VALUES ({', '.join('?' * len(_POSITION_COLUMNS))})"
 )
 PUT_ORDER = (
-    f"INSERT INTO orders ({', '.join(_ORDER_COLUMNS)}) VALUES ({', '.join('?' * len(_ORDER_COLUMNS))}) "  # noqa: S608 (our own names)
+    f"INSERT INTO orders ({', '.join(ORDER_COLUMNS)}) VALUES ({', '.join('?' * len(ORDER_COLUMNS))}) "  # noqa: S608 (our own names)
     "ON CONFLICT (cl_ord_id) DO UPDATE SET status = excluded.status, working = excluded.working, "
     "order_qty = excluded.order_qty, limit_price = excluded.limit_price, stop_price = excluded.stop_price, "
     "cum_qty = excluded.cum_qty, cash = excluded.cash, order_id = excluded.order_id, code = excluded.code, "
@@ -230,6 +143,7 @@ class LoadedState:
     days: list[tuple[str, str, Decimal]]
     square_offs: dict[str, str]  # account → the last session's date it was squared off on
     counts: dict[str, int]
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # kind → key → value
 
 
 def signal_entry(row: sqlite3.Row) -> SignalEntry:
@@ -251,7 +165,8 @@ def signal_entry(row: sqlite3.Row) -> SignalEntry:
     )
 
 
-def _fill_from(row: sqlite3.Row) -> Fill:
+def fill_from_row(row: sqlite3.Row) -> Fill:
+    """Rebuild a fill."""
     return Fill(
         account=row["account"],
         exec_id=row["exec_id"],
@@ -268,7 +183,8 @@ def _fill_from(row: sqlite3.Row) -> Fill:
     )
 
 
-def _position_from(row: sqlite3.Row) -> Position:
+def position_from_row(row: sqlite3.Row) -> Position:
+    """Rebuild a position."""
     position = Position(row["account"], row["symbol"])
     position.qty, position.cash, position.cost = (
         Decimal(row["qty"]),
@@ -338,8 +254,8 @@ def load_state(connection: sqlite3.Connection) -> LoadedState:
     return LoadedState(
         signals=[signal_entry(row) for row in signals],
         orders=recent[::-1] + orders,
-        fills=[_fill_from(row) for row in reversed(fills)],
-        positions=[_position_from(row) for row in connection.execute("SELECT * FROM positions")],
+        fills=[fill_from_row(row) for row in reversed(fills)],
+        positions=[position_from_row(row) for row in connection.execute("SELECT * FROM positions")],
         halts=[dict(row) for row in connection.execute("SELECT * FROM halts")],
         days=[
             (row["account"], row["day"], Decimal(row["baseline"]))
@@ -352,7 +268,15 @@ def load_state(connection: sqlite3.Connection) -> LoadedState:
             table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608
             for table in ("signals", "orders", "fills")
         },
+        facts=_facts(connection),
     )
+
+
+def _facts(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for row in connection.execute("SELECT kind, key, value FROM facts"):
+        found.setdefault(row["kind"], {})[row["key"]] = orjson.loads(row["value"])
+    return found
 
 
 _PAGES: dict[str, tuple[str, str, dict[str, str]]] = {

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pymongo
 from pymongo.errors import PyMongoError
+from pymongo.uri_parser import parse_uri
 
 from engine.errors import ConfigError, StoreError
+from engine.stores.remote import is_here
 from engine.stores.write_behind import sentence
 
 if TYPE_CHECKING:
@@ -94,7 +96,8 @@ def open_mongo(url: str, driver: Driver = "pymongo") -> MongoDatabase:
     Must be called on the loop that will use it.
 
     Raises:
-        ConfigError: the URL is none MongoDB understands (it is not quoted: it may hold a password).
+        ConfigError: the URL is none MongoDB understands (it is not quoted: it may hold a password), or leads to
+            another machine without TLS and credentials.
     """
     client_type: Any = pymongo.AsyncMongoClient
     if driver == "motor":
@@ -104,6 +107,7 @@ def open_mongo(url: str, driver: Driver = "pymongo") -> MongoDatabase:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)  # a misspelt option is a mistake, not noise
+            _check_remote(url)
             client = client_type(url, **_OPTIONS)
         return MongoDatabase(client, client.get_default_database("volley").name)
     except (PyMongoError, ValueError, UserWarning) as error:
@@ -111,3 +115,19 @@ def open_mongo(url: str, driver: Driver = "pymongo") -> MongoDatabase:
             f"storage.mongo_url is not a MongoDB URL ({type(error).__name__}): "
             "expected mongodb://HOST:PORT/DATABASE"
         ) from None
+
+
+def _check_remote(url: str) -> None:
+    """Refuse what would speak in the open, or with whoever answers."""
+    by_name = url.startswith("mongodb+srv://")  # read here without its look-ups; TLS is its default
+    read = parse_uri(url.replace("mongodb+srv://", "mongodb://", 1))
+    if not by_name and all(is_here(host) for host, _ in read["nodelist"]):
+        return
+    options = read["options"]
+    checked = not any(name.startswith("tlsAllowInvalid") for name in options)
+    proves = bool(read["password"]) or options.get("authMechanism") == "MONGODB-X509"
+    if not (options.get("tls", by_name) and checked and proves):
+        raise ConfigError(
+            "storage.mongo_url leads to another machine without checked TLS and credentials: expected "
+            "mongodb://USER:PASSWORD@HOST:PORT/DATABASE?tls=true, or an address of this machine"
+        )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
+from engine import failpoints
 from engine.errors import ConfigError, StoreError
 from engine.log import register_secret
 from engine.ports import SessionToken, Vault
@@ -71,7 +72,11 @@ class FileTokenStore:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
+            if failpoints.ARMED:
+                failpoints.hit("K33.before")
             draft.replace(path)
+            if failpoints.ARMED:
+                failpoints.hit("K33.after")
         except OSError as error:
             with suppress(OSError):
                 draft.unlink(missing_ok=True)

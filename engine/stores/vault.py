@@ -1,4 +1,4 @@
-"""Secrets at rest: AES-256-GCM; the data key lies in the system's keyring, else in a file.
+"""Secrets at rest: AES-256-GCM; where the data key lies is engine.stores.vault_key's business.
 
 What a stored credential looks like:
 
@@ -6,12 +6,6 @@ What a stored credential looks like:
 ``keyring:NAME``     the keyring's entry NAME of service ``volley`` (``keyring set volley NAME``)
 ``enc:v1:<base64>``  nonce (12 bytes) + ciphertext + tag (16 bytes), bound to account id,
                      credential name and version, so that it opens nowhere else
-
-``HOME/vault.key`` (mode 0600) says where the data key is: ``v1:keyring:<entry>`` when a real
-keyring works (macOS Keychain, Windows Credential Locker, Secret Service, KWallet), else
-``v1:key:<base64>``, the key itself. In the second case anyone who can read the whole home can
-decrypt it; ``describe`` tells which it is. On Windows only the profile directory's access rules
-protect the file.
 """
 
 from __future__ import annotations
@@ -20,16 +14,23 @@ import json
 import os
 import re
 import secrets
+import sys
 from base64 import b64decode, b64encode
+from collections.abc import Callable
+from getpass import getpass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from engine.errors import ConfigError
+from engine.log import register_secret
+from engine.stores.vault_key import SERVICE, Entry, KeyFile, Keyring, read_entry
 
-SERVICE: Final = "volley"
+PASSPHRASE_VARIABLE: Final = "VOLLEY_PASSPHRASE"  # noqa: S105 (the name, not the value)
 _VERSION: Final = "v1"
 _SEALED: Final = f"enc:{_VERSION}:"
 _NONCE: Final = 12
@@ -42,18 +43,13 @@ _SAFE_BACKENDS: Final = (
     "keyring.backends.libsecret",
     "keyring.backends.kwallet",
 )
-
-
-class Keyring(Protocol):
-    """The part of a keyring backend the vault uses."""
-
-    def get_password(self, service: str, username: str) -> str | None:
-        """Return the entry, or ``None``."""
-        ...
-
-    def set_password(self, service: str, username: str, password: str) -> None:
-        """Keep the entry."""
-        ...
+_DESCRIPTIONS: Final = {
+    "keyring": "the key is in the operating system's keyring",
+    "passphrase": "the key opens with the passphrase only",
+    "machine": "the key is bound to this machine and user, outside the home: a copy of the home opens nothing; "
+    "whoever reads as this user does (`volley vault passphrase` is stronger)",
+    "practice": "this is a practice home, its key lies beside them: keep no real account here",
+}
 
 
 def system_keyring() -> Keyring | None:
@@ -68,33 +64,79 @@ def system_keyring() -> Keyring | None:
     return None
 
 
+def ask_passphrase() -> str:
+    """Return the vault's passphrase: ``VOLLEY_PASSPHRASE``, else typed at a terminal, once a process.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    given = os.environ.get(PASSPHRASE_VARIABLE, "")
+    if not given:
+        if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
+            raise ConfigError(
+                "the vault is locked with a passphrase: give it in the environment variable "
+                f"{PASSPHRASE_VARIABLE}, or start the engine from a terminal, where it asks"
+            )
+        given = getpass("the vault's passphrase: ")
+        # The processes this one starts (the watchdog) open the same vault.
+        os.environ[PASSPHRASE_VARIABLE] = given
+    register_secret(given)
+    return given
+
+
 class FileVault:
     """``Vault`` of one home. The data key is found or made at the first use that needs it.
 
-    ``keyring``: ``"system"`` takes the operating system's, ``None`` none, an object that one.
+    ``keyring``: ``"system"`` takes the operating system's, ``None`` none, an object that one. ``practice``: for a
+    throw-away home that never holds a secret; its key is kept in it and is gone with it.
     """
 
-    __slots__ = ("_cipher", "_key_file", "_keyring")
+    __slots__ = ("_ciphers", "_keyring", "_practice", "ask", "files")
 
     def __init__(
-        self, home_dir: Path, keyring: Keyring | Literal["system"] | None = "system"
+        self,
+        home_dir: Path,
+        keyring: Keyring | Literal["system"] | None = "system",
+        *,
+        passphrase: Callable[[], str] = ask_passphrase,
+        practice: bool = False,
     ) -> None:
-        self._key_file = home_dir / "vault.key"
         self._keyring = keyring
-        self._cipher: AESGCM | None = None
+        self.ask = passphrase
+        self._practice = practice
+        self.files = KeyFile(home_dir / "vault.key", self._backend, passphrase)
+        self._ciphers: list[tuple[AESGCM, bytes]] = []  # the one in use first
 
     def __repr__(self) -> str:
-        return f"FileVault({str(self._key_file)!r})"
+        return f"FileVault({str(self.files.path)!r})"
 
     def describe(self) -> str:
         """Say in one sentence where the data key is kept; makes nothing."""
-        try:
-            where, _ = self._read_key_file()
-        except FileNotFoundError:
+        entries = self.files.entries()
+        if not entries:
             return "no secret has been stored yet"
-        if where == "keyring":
-            return "secrets are encrypted; the key is in the operating system's keyring"
-        return f"secrets are encrypted; the key is in {self._key_file}: keep copies of it private"
+        more = "; a rotation was interrupted: run `volley vault rotate`" if entries[1:] else ""
+        return f"secrets are encrypted; {_DESCRIPTIONS[entries[0]['kept']]}{more}"
+
+    def kept(self) -> str:
+        """Return how the data key is kept (engine.stores.vault_key), empty before the first secret."""
+        entries = self.files.entries()
+        return entries[0]["kept"] if entries else ""
+
+    def unlock(self) -> None:
+        """Open the key now if it needs a passphrase: an engine asks before it begins, never in between.
+
+        Raises:
+            ConfigError: there is no passphrase, or it is wrong.
+        """
+        if self.kept() == "passphrase":
+            self._keys()
+
+    def derive(self, purpose: str) -> tuple[str, bytes]:
+        """Return the data key's name and a key of its own for ``purpose`` made of it; makes it if there is none."""
+        info = f"volley: {purpose}".encode()
+        made = HKDF(hashes.SHA256(), 32, None, info).derive(self._keys()[0][1])
+        return self.files.entries()[0]["id"], made
 
     def seal(self, account_id: str, name: str, text: str) -> str:
         """Return what may be stored: references and own ciphertext stay, literal text is encrypted.
@@ -111,9 +153,21 @@ class FileVault:
         if text.startswith(_SEALED):
             self._open(account_id, name, text)
             return text
+        if not self._practice and self.kept() == "practice":
+            self._move_key()
         nonce = secrets.token_bytes(_NONCE)
-        sealed = self._key().encrypt(nonce, text.encode(), _bound_to(account_id, name))
+        sealed = self._keys()[0][0].encrypt(nonce, text.encode(), _bound_to(account_id, name))
         return _SEALED + b64encode(nonce + sealed).decode("ascii")
+
+    def reseal(self, account_id: str, name: str, stored: str) -> str:
+        """Return ciphertext anew, with the key in use; references stay.
+
+        Raises:
+            ConfigError: it cannot be decrypted.
+        """
+        if not stored.startswith(_SEALED):
+            return stored
+        return self.seal(account_id, name, self._open(account_id, name, stored))
 
     def reveal(self, account_id: str, name: str, stored: str) -> str:
         """Return the secret.
@@ -131,12 +185,36 @@ class FileVault:
             raise ConfigError(
                 f"set the environment variable {entry} of account {account_id} (credential {name})"
             )
-        if secret := self._from_keyring(entry):
+        if secret := read_entry(self._backend(), entry):
             return secret
         raise ConfigError(
             f"the keyring has no entry {entry} of account {account_id} (credential {name}): "
             f"run `keyring set {SERVICE} {entry}`"
         )
+
+    def begin_rotation(self, kept: str, passphrase: Callable[[], str]) -> None:
+        """Make a new key, kept as ``kept`` says (empty: as suits the machine); the old one still opens.
+
+        Raises:
+            ConfigError: the old key cannot be opened, or the new one not be kept.
+        """
+        old = self.files.entries()
+        keys = self._keys() if old else []
+        fresh = KeyFile(self.files.path, self._backend, passphrase)
+        entry = fresh.make(kept)
+        # The old key goes under the new lock too: a rotation cut short ends with what opens the new one.
+        self.files.write([entry, *(fresh.keep(key, kept) for _, key in keys)])
+        for outlived in old:
+            self.files.forget(outlived)
+        self._ciphers = [_cipher(fresh.open(entry)), *keys]
+
+    def end_rotation(self) -> None:
+        """Forget every key but the one in use; nothing is sealed with them any more."""
+        first, *old = self.files.entries()
+        self.files.write([first])
+        for entry in old:
+            self.files.forget(entry)
+        del self._ciphers[1:]
 
     @staticmethod
     def _reference(account_id: str, name: str, stored: str) -> tuple[str, str]:
@@ -152,110 +230,56 @@ class FileVault:
         text = stored.removeprefix(_SEALED)
         try:
             raw = b64decode(text, validate=True)
-            if (
-                b64encode(raw).decode("ascii") != text
-            ):  # a changed, unused bit of the last character
-                raw = b""
-            return (
-                self._key()
-                .decrypt(raw[:_NONCE], raw[_NONCE:], _bound_to(account_id, name))
-                .decode()
-            )
-        except (InvalidTag, ValueError):
-            raise ConfigError(
-                f"credential {name} of account {account_id} cannot be decrypted: it was changed, "
-                "or moved from another account or home; import the account again"
-            ) from None
+        except ValueError:
+            raw = b""
+        if b64encode(raw).decode("ascii") != text:  # a changed, unused bit of the last character
+            raw = b""
+        for cipher, _ in self._keys() if raw else ():
+            try:
+                opened = cipher.decrypt(raw[:_NONCE], raw[_NONCE:], _bound_to(account_id, name))
+                return opened.decode()
+            except (InvalidTag, ValueError):
+                continue
+        raise ConfigError(
+            f"credential {name} of account {account_id} cannot be decrypted: it was changed, "
+            "or moved from another account or home; import the account again"
+        )
 
     def _backend(self) -> Keyring | None:
         return system_keyring() if self._keyring == "system" else self._keyring
 
-    def _from_keyring(self, entry: str) -> str | None:
-        backend = self._backend()
-        if backend is None:
-            return None
-        try:
-            return backend.get_password(SERVICE, entry)
-        except Exception as error:  # noqa: BLE001  (backends raise whatever their libraries raise)
-            raise ConfigError(
-                f"the keyring does not answer ({type(error).__name__}); unlock it and try again"
-            ) from None
+    # ---- the data key -------------------------------------------------------------------------------------------
 
-    # the data key
+    def _keys(self) -> list[tuple[AESGCM, bytes]]:
+        if not self._ciphers:
+            entries = self.files.entries() or self._first_key()
+            if entries[0]["id"] == "v1":
+                entries = self._move_key()
+            self._ciphers = [_cipher(self.files.open(entry)) for entry in entries]
+        return self._ciphers
 
-    def _key(self) -> AESGCM:
-        if self._cipher is None:
-            try:
-                where, value = self._read_key_file()
-            except FileNotFoundError:
-                self._make_key()
-                where, value = (
-                    self._read_key_file()
-                )  # another process may have been first: its key stands
-            self._cipher = AESGCM(self._load(where, value))
-        return self._cipher
+    def _first_key(self) -> list[Entry]:
+        wants_passphrase = bool(os.environ.get(PASSPHRASE_VARIABLE))
+        kept = "practice" if self._practice else "passphrase" if wants_passphrase else ""
+        entry = self.files.make(kept)
+        if not self.files.write_first(entry):  # another process was first: its key stands
+            self.files.forget(entry)
+        return self.files.entries()
 
-    def _read_key_file(self) -> tuple[str, str]:
-        parts = self._key_file.read_text("ascii", errors="replace").strip().split(":")
-        if len(parts) != 3 or parts[0] != _VERSION or parts[1] not in {"key", "keyring"}:
-            raise ConfigError(
-                f"{self._key_file} is damaged: restore it, or remove it and import again"
-            )
-        return parts[1], parts[2]
+    def _move_key(self) -> list[Entry]:
+        """Take the key out of the home, where earlier versions kept it and practice homes do."""
+        entries = self.files.entries()
+        moved = [
+            self.files.keep(self.files.open(entry)) if entry["kept"] == "practice" else entry
+            for entry in entries
+        ]
+        self.files.write(moved)
+        return moved
 
-    def _load(self, where: str, value: str) -> bytes:
-        encoded = self._from_keyring(value) if where == "keyring" else value
-        if encoded is None:
-            raise ConfigError(
-                f"the vault's key is not in the keyring (service {SERVICE}, entry {value}): log in "
-                f"as the user who made it, or remove {self._key_file} and import again"
-            )
-        try:
-            key = b64decode(encoded, validate=True)
-        except ValueError:
-            key = b""
-        if len(key) != 32:
-            raise ConfigError(
-                f"the vault's key ({where}) is damaged: restore it, or import the accounts again"
-            )
-        return key
 
-    def _make_key(self) -> None:
-        key = b64encode(secrets.token_bytes(32)).decode("ascii")
-        entry = f"vault-{secrets.token_hex(8)}"
-        where = f"keyring:{entry}" if self._keep_in_keyring(entry, key) else f"key:{key}"
-        self._key_file.parent.mkdir(parents=True, exist_ok=True)
-        _create(self._key_file, f"{_VERSION}:{where}\n")
-
-    def _keep_in_keyring(self, entry: str, key: str) -> bool:
-        backend = self._backend()
-        if backend is None:
-            return False
-        try:
-            backend.set_password(SERVICE, entry, key)
-            return backend.get_password(SERVICE, entry) == key
-        except Exception:  # noqa: BLE001  (a keyring that cannot be used is no keyring)
-            return False
+def _cipher(key: bytes) -> tuple[AESGCM, bytes]:
+    return AESGCM(key), key
 
 
 def _bound_to(account_id: str, name: str) -> bytes:
     return json.dumps([_VERSION, account_id, name]).encode()
-
-
-def _create(path: Path, text: str) -> None:
-    """Write a file whole and private, or leave the one that is already there."""
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)  # atomic, and fails if another process was first
-    except FileExistsError:
-        return
-    except OSError:  # a file system without hard links (FAT)
-        if not path.exists():
-            draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -17,6 +17,14 @@ def settle_garbage_collection() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+def forbid_core_dumps() -> None:
+    """Leave no image of this process's memory on the disk when it crashes: it holds credentials."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
 def allow_open_files(wanted: int = 0) -> int:
     """Raise this process's limit of open files as far as it may go itself, and return the limit.
 

@@ -136,7 +136,10 @@ def judge(reply: Reply, status: int, body: bytes, reports: list[ExecutionReport]
         if report.cl_ord_id != order.cl_ord_id or report.parent:
             continue
         if report.exec_type is ExecType.UNSENT:
-            assert status in {418, 429}, where
+            # "Not taken" is told by 429 and 418, or by a code that the broker documents so.
+            assert status in {418, 429} or (
+                400 <= status < 500 and isinstance(readable(body), dict)
+            ), where
             return "unsent"
         try:
             order.apply(report, datetime.now(UTC))

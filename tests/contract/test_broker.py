@@ -119,6 +119,30 @@ async def test_ioc_cancels_the_rest_and_fok_takes_all_or_nothing(thin_rig: Rig):
     assert none.cum_qty == 0
 
 
+@pytest.mark.parametrize("rig", KINDS, indirect=True, ids=str)
+async def test_every_symbol_held_is_a_position(rig: Rig):
+    rig.price("50", rig.kind.other_symbol)
+    assert await rig.session.positions() == []
+    await rig.becomes(await rig.submit(rig.order(quantity="10", tif=TimeInForce.DAY)), "filled")
+    other = rig.order(quantity="4", symbol=rig.kind.other_symbol, tif=TimeInForce.DAY)
+    await rig.becomes(await rig.submit(other), "filled")
+    await rig.becomes(await rig.submit(rig.order(Side.SELL, "3", tif=TimeInForce.DAY)), "filled")
+    await until_equal(rig, {rig.kind.symbol: 7, rig.kind.other_symbol: 4})
+    spot = rig.session.capabilities.spot
+    for one in await rig.session.positions():  # balances know no price
+        assert one.avg_px == (0 if spot else 100 if one.symbol == rig.kind.symbol else 50)
+
+
+async def until_equal(rig: Rig, wanted: dict[str, int]) -> None:
+    """Wait until the broker's list, which may be a moment behind its stream, is this."""
+    for _ in range(200):
+        found = {one.symbol: one.qty for one in await rig.session.positions()}
+        if found == wanted:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{found}, not {wanted}")
+
+
 @pytest.mark.parametrize("rig", [k for k in KINDS if k.short], indirect=True, ids=str)
 async def test_positions_and_money_follow_the_fills(rig: Rig):
     before = await rig.session.balances()

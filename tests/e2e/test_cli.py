@@ -43,7 +43,11 @@ SETTINGS = {
 
 
 def environment(**more: str) -> dict[str, str]:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("VOLLEY_")}
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("VOLLEY_") or name == "VOLLEY_KEY_DIR"
+    }
     return plain | SETTINGS | more
 
 

@@ -451,7 +451,7 @@ def test_the_demo_trades_and_leaves_no_process(tmp_path: Path, where: str) -> No
     desk = start("--demo", *inline, "--home", str(home), "--for", "7", "--screenshot", str(picture))
     until_now(lambda: status_of(home).get("fills", 0) > 0, 15, "practice orders fill")
     running = family(desk.pid)
-    assert len(running) == (2 if inline else 3), "desk, venue and, unless inside, engine"
+    assert len(running) == (3 if inline else 4), "desk, venue, watchdog and, unless inside, engine"
     assert (status_of(home)["pid"] == desk.pid) is bool(inline)
     ended(desk, picture)
     assert not running & processes().keys()

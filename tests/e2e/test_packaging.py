@@ -179,7 +179,11 @@ def imported(home: Path, *arguments: str) -> tuple[int, set[str]]:
     """Run a command in a process of its own; return its exit status and what it had imported."""
     import json
 
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("VOLLEY_")}
+    plain = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("VOLLEY_") or name == "VOLLEY_KEY_DIR"
+    }
     done = subprocess.run(
         [sys.executable, "-c", _REPORT, *arguments],
         cwd=ROOT,

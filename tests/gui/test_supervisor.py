@@ -15,6 +15,8 @@ import pytest
 from pytestqt.qtbot import QtBot
 
 from engine.client import remote_client
+from engine.kill_latch import FILE as LATCH
+from engine.kill_latch import KillLatch
 from engine.model.enums import ConnectionState
 from gui import supervisor as sut
 from gui.bridge import Store
@@ -162,8 +164,11 @@ async def test_the_second_road_leaves_the_kill_in_the_home(qtbot: QtBot, tmp_pat
     parent = Store()
     kill_beside(tmp_path, True, lambda: done.append(True), parent)
     await until(lambda: done, 15)
-    (order,) = json.loads((tmp_path / "kill.json").read_text("utf-8"))
-    assert (order["command"], order["scope"], order["flatten"]) == ("kill", "all", True)
+    latch = KillLatch(tmp_path / LATCH)
+    (halt,) = latch.halts()
+    latch.close()
+    assert halt["scope"] == "all"
+    assert halt["flat"]  # positions were closed past the engine, which must not close them again
 
 
 def test_the_command_line_frozen_and_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

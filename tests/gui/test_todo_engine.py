@@ -160,7 +160,7 @@ async def test_what_keeps_accounts_from_trading_is_one_list_and_a_login_is_a_cli
         notice = window.desk.notifier.history[-1]
         assert notice.title == "Logged in: K1"
         assert "Its session ends" in notice.text
-        assert "K1" not in lines(window)
+        await until(lambda: "K1" not in lines(window), 10)  # compared with its broker since
         accounts = window.panels["accounts"]
         titles = [column.key for column in accounts.model.columns]
         left = accounts.model.index(accounts.model.pos["K1"], titles.index("session")).data()

@@ -33,6 +33,7 @@ from engine.errors import (
     BrokerUnavailable,
     ConfigError,
 )
+from engine.execution.order_manager import contradiction
 from engine.model.account import Account
 from engine.model.enums import ConnectionState, ExecType, OrderStatus, OrderType, Side, TimeInForce
 from engine.model.identifiers import cl_ord_id, exit_leg_id
@@ -269,15 +270,20 @@ async def test_an_id_whose_order_is_open_is_looked_up(desk: Desk):
     assert desk.placed() == [order.cl_ord_id]
 
 
-async def test_an_id_with_another_order_behind_it_is_rejected_loudly(desk: Desk):
+async def test_an_id_with_another_order_behind_it_is_told_with_what_it_is(desk: Desk):
+    """The order manager sees that it is none of ours, and halts the account (F15)."""
     session, sink = await desk.join()
     order = desk.limit(sink, "90")
     session.submit(order)
     await becomes(order, "new")
     other = desk.limit(sink, "90", cl_ord_id=order.cl_ord_id, order_qty=Decimal(3))
+    before = len(sink.reports)
     session.submit(other)
-    await becomes(other, "rejected")
-    assert "ALERT" in other.text
+    await until(lambda: len(sink.reports) > before)
+    report = sink.reports[-1]
+    assert (report.cl_ord_id, report.order_qty) == (order.cl_ord_id, order.order_qty)
+    assert "is another: buy" in contradiction(other, report)
+    assert contradiction(order, report) == ""
     assert desk.placed() == [order.cl_ord_id]
 
 

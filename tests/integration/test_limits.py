@@ -186,7 +186,7 @@ async def test_what_there_is_to_do_is_told_everywhere(tmp_path, sim: SimBroker) 
         assert rows["A-001"]["todo"] == rows["P-001"]["todo"] == ""
         warm, wanted = rows["A-001"]["warm_connections"].split("/")
         assert warm == wanted != "0"
-        assert rows["A-001"]["rate_left"] == 140
+        assert 100 < rows["A-001"]["rate_left"] <= 140  # what was read since counts, too
         assert rows["A-001"]["last_probe_at"]
         assert rows["A-002"]["todo"]
         status = (await w.http.get("/v1/status")).json()

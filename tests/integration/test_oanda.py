@@ -15,10 +15,10 @@ from engine.brokers.oanda import stream as stream_module
 from engine.brokers.oanda import venue as venue_module
 from engine.brokers.oanda.adapter import OandaAdapter, OandaSession
 from engine.clock import SystemClock
-from engine.errors import BrokerProtocolError
 from engine.execution import lane as lane_module
 from engine.execution.fair_queue import FairQueue
 from engine.execution.lane import Lane
+from engine.execution.order_manager import contradiction
 from engine.execution.rate_limit import RateLimit, TokenBucket
 from engine.model.account import Account
 from engine.model.enums import ConnectionState, ExecType, OrderType, Side, TimeInForce
@@ -355,8 +355,10 @@ async def test_another_order_under_our_id_is_not_taken_for_ours(oanda: Oanda):
     ours = oanda.order(session, order_type=LIMIT, limit_price="1.0", id=theirs.cl_ord_id)
     session.submit(ours)
     await until(lambda: ours.status == "unknown")
-    with pytest.raises(BrokerProtocolError, match="another: buy 7 EUR_USD"):
-        await session.find(ours.cl_ord_id)
+    found = await session.find(ours.cl_ord_id)
+    assert found is not None
+    assert "another: buy 7 EUR_USD" in contradiction(ours, found)  # which halts the account (F15)
+    assert contradiction(theirs, found) == ""
 
 
 # After a restart: the cursor is gone, the ledger is not

@@ -25,6 +25,7 @@ from engine.model.position import Levels, Position
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
 from engine.stores import journal_rows as rows
+from engine.stores.journal_schema import SCHEMA
 from tests.helpers import CAPABILITIES, HandClock, make_account, make_order, make_state
 
 D = Decimal
@@ -180,7 +181,7 @@ class Desk:
     def __post_init__(self) -> None:
         self.db = sqlite3.connect(":memory:", isolation_level=None)
         self.db.row_factory = sqlite3.Row
-        self.db.executescript(rows.SCHEMA)
+        self.db.executescript(SCHEMA)
         self.alerts: list[tuple[str, str]] = []
         self.halted = ""
         self.mute = False  # the broker does not tell of its legs when asked

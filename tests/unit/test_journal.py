@@ -25,7 +25,10 @@ from engine.model.position import Levels, Position
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
 from engine.stores.journal import Journal
-from engine.stores.journal_rows import MIGRATIONS, MOVES, SignalEntry
+from engine.stores.journal_opening import open_file
+from engine.stores.journal_rows import SignalEntry
+from engine.stores.journal_schema import MIGRATIONS, MOVES, SCHEMA_VERSION
+from engine.stores.reserve import RESERVE_BYTES
 from tests.helpers import (
     MONDAY,
     HandClock,
@@ -290,12 +293,12 @@ class Watched(Journal):
     """Counts commits; its connection can be told how many pages the file may have."""
 
     def __init__(self, path: Path, pages: int | None = None) -> None:
-        super().__init__(path)
+        super().__init__(path, opener=self._open_file)
         self.statements: list[str] = []
         self._pages = pages
 
-    def _connect(self):
-        connection = super()._connect()
+    def _open_file(self, path: Path) -> sqlite3.Connection:
+        connection = open_file(path)
         connection.set_trace_callback(self.statements.append)
         if self._pages:
             connection.execute(f"PRAGMA max_page_count={self._pages}")
@@ -492,7 +495,7 @@ async def test_a_connection_that_breaks_leaves_nobody_waiting(path):
     told: list[str] = []
     journal.on_failure = told.append
     async with opened(path, journal):
-        journal._work.put((lambda connection: connection.close(), None))
+        journal._put(lambda connection: connection.close())
         with pytest.raises(StoreError):
             await asyncio.wait_for(journal.commit_signal(entry()), 10)
         await eventually(lambda: journal.failed)
@@ -520,21 +523,46 @@ async def test_a_full_disk_stops_the_journal_once_and_loses_nothing_acknowledged
         assert all(isinstance(answer, StoreError) for answer in refused)
         assert "full" in journal.failed
         assert told == [journal.failed]
-        # From now on nothing is promised any more.
-        journal.note_order(make_order())
+        # No order may follow any more; what became of those that left still finds room in the reserve.
+        assert not (path.parent / "reserve").exists()
         for later in (
             journal.commit_signal(entry("later")),
-            journal.commit_halt("all", "halted", "", STAMP, "operator"),
-            journal.flushed(),
+            journal.commit_orders([make_order("later")]),
+            journal.commit_command("c", STAMP, {"command": "flatten"}),
         ):
             with pytest.raises(StoreError, match="full"):
                 await later
+        journal.note_order(make_order())
+        await journal.commit_halt("all", "halted", "", STAMP, "operator")
+        await journal.flushed()
         assert len(told) == 1
     async with opened(path) as journal:
-        kept = {signal.id for signal in (await journal.load()).signals}
+        assert (path.parent / "reserve").stat().st_size == RESERVE_BYTES
+        loaded = await journal.load()
+        kept = {signal.id for signal in loaded.signals}
         assert set(acknowledged) <= kept
         assert "later" not in kept
+        assert [halt["state"] for halt in loaded.halts] == ["halted"]
+        assert [order.cl_ord_id for order in loaded.orders] == ["O-1"]
         assert await journal.commit_signal(entry("after the repair")) is None
+
+
+async def test_a_disk_that_stays_full_ends_the_closing_records_too(path):
+    journal = Watched(path)
+    async with opened(path, journal):
+        await journal._do(lambda connection: connection.execute("PRAGMA max_page_count=1") and None)
+        big = entry(body=b"x" * 100_000)
+        for attempt in (
+            journal.commit_signal(big),
+            journal.commit_fact("k", "v", {"x": "y" * 99_999}),
+        ):
+            with pytest.raises(StoreError, match="full"):
+                await attempt
+        with pytest.raises(StoreError, match="full"):
+            await journal.flushed()
+    async with opened(path) as journal:
+        loaded = await journal.load()
+        assert (loaded.signals, loaded.facts) == ([], {})
 
 
 CHILD = """
@@ -614,35 +642,19 @@ async def refused(path: Path) -> str:
     return str(caught.value)
 
 
-async def test_a_file_that_is_no_database(path):
-    path.write_bytes(b"this is not SQLite " * 1000)
-    assert "not a database" in await refused(path)
-    assert path.read_bytes().startswith(b"this is not SQLite")
-
-
-async def test_a_damaged_file(path):
-    async with opened(path) as journal:
-        commits = (journal.commit_signal(entry(f"s{n}", body=b"y" * 3000)) for n in range(300))
-        await asyncio.gather(*commits)
-    size = path.stat().st_size
-    with path.open("r+b") as file:
-        for page in range(size // 4096 // 4, size // 4096 // 2):
-            file.seek(page * 4096)
-            file.write(b"\xff" * 512)
-    message = await refused(path)
-    assert "check" in message or "malformed" in message
-
-
 async def test_a_directory_that_cannot_be_written(tmp_path):
     assert "unable to open" in await refused(tmp_path / "not there" / "journal.sqlite3")
 
 
-@pytest.mark.parametrize("version", ["3", "two"])
+@pytest.mark.parametrize("version", [str(SCHEMA_VERSION + 1), "two"])
 async def test_a_file_of_another_version_is_refused_and_left_as_it_is(path, version):
     async with opened(path) as journal:
         await journal.commit_signal(entry())
     change(path, f"UPDATE meta SET value = '{version}' WHERE key = 'schema'", "DROP TABLE days")
-    assert f"its schema is version {version}, this build reads version 2" in await refused(path)
+    assert (
+        f"its schema is version {version}, this build reads version {SCHEMA_VERSION}"
+        in await refused(path)
+    )
     with closing(sqlite3.connect(path)) as other:
         tables = {name for (name,) in other.execute("SELECT name FROM sqlite_master")}
     assert "signals" in tables
@@ -729,6 +741,73 @@ CREATE TABLE commands (
 """
 
 
+VERSION_2 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE signals (
+    seq INTEGER PRIMARY KEY, source TEXT NOT NULL, id TEXT NOT NULL, body_hash TEXT NOT NULL, body BLOB NOT NULL,
+    origin TEXT NOT NULL, received_at TEXT NOT NULL, state TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL,
+    plan BLOB NOT NULL, trace BLOB, settled INTEGER NOT NULL DEFAULT 0, UNIQUE (source, id));
+CREATE INDEX signals_open ON signals (settled) WHERE settled = 0;
+CREATE TABLE orders (
+    cl_ord_id TEXT PRIMARY KEY NOT NULL, account TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
+    order_type TEXT NOT NULL, time_in_force TEXT NOT NULL, order_qty TEXT NOT NULL, limit_price TEXT,
+    stop_price TEXT, status TEXT NOT NULL, working INTEGER NOT NULL, cum_qty TEXT NOT NULL, cash TEXT NOT NULL,
+    order_id TEXT NOT NULL, code TEXT NOT NULL, text TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
+    signal_id TEXT NOT NULL, leg TEXT NOT NULL, reducing INTEGER NOT NULL, created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL, send_us INTEGER, ack_us INTEGER, stop_loss TEXT, take_profit TEXT, trail_percent TEXT,
+    parent TEXT NOT NULL DEFAULT '');
+CREATE INDEX orders_working ON orders (working) WHERE working = 1;
+CREATE INDEX orders_signal ON orders (source, signal_id);
+CREATE INDEX orders_time ON orders (created_at);
+CREATE TABLE fills (
+    account TEXT NOT NULL, exec_id TEXT NOT NULL, cl_ord_id TEXT NOT NULL, symbol TEXT NOT NULL, side TEXT NOT NULL,
+    last_qty TEXT NOT NULL, last_px TEXT NOT NULL, at TEXT NOT NULL, strategy TEXT NOT NULL, source TEXT NOT NULL,
+    signal_id TEXT NOT NULL, fee_qty TEXT NOT NULL DEFAULT '0', PRIMARY KEY (account, exec_id));
+CREATE INDEX fills_order ON fills (cl_ord_id);
+CREATE INDEX fills_time ON fills (at);
+CREATE TABLE positions (
+    account TEXT NOT NULL, symbol TEXT NOT NULL, qty TEXT NOT NULL, cash TEXT NOT NULL, cost TEXT NOT NULL,
+    stop_loss TEXT, take_profit TEXT, updated_at TEXT NOT NULL, trail_percent TEXT, best TEXT,
+    native INTEGER NOT NULL DEFAULT 0, generation INTEGER NOT NULL DEFAULT 1, source TEXT NOT NULL DEFAULT '',
+    signal_id TEXT NOT NULL DEFAULT '', strategy TEXT NOT NULL DEFAULT '', PRIMARY KEY (account, symbol))
+    WITHOUT ROWID;
+CREATE TABLE square_offs (account TEXT PRIMARY KEY, day TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE halts (
+    scope TEXT PRIMARY KEY, state TEXT NOT NULL, reason TEXT NOT NULL, at TEXT NOT NULL, by TEXT NOT NULL)
+    WITHOUT ROWID;
+CREATE TABLE days (
+    account TEXT NOT NULL, day TEXT NOT NULL, baseline TEXT NOT NULL, PRIMARY KEY (account, day)) WITHOUT ROWID;
+CREATE TABLE commands (
+    id TEXT PRIMARY KEY, at TEXT NOT NULL, body BLOB NOT NULL, result BLOB) WITHOUT ROWID;
+"""
+
+
+def version_2(path: Path) -> None:
+    """Write a file as version 2 did, with what ``version_1`` writes and a square-off."""
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(VERSION_2)
+        old.execute("INSERT INTO meta VALUES ('schema', '2'), ('book', 'old-book')")
+        old.execute(
+            "INSERT INTO orders VALUES ('W', 'A-1', 'AAPL', 'buy', 'limit', 'day', '3', '101.25', NULL, 'new', 1, '0', "
+            "'0', 'b-1', '', '', 'breakout', 'bot', 's-1', 'entry', 0, ?, ?, NULL, NULL, NULL, NULL, NULL, '')",
+            (STAMP, STAMP),
+        )
+        old.execute(
+            "INSERT INTO fills VALUES ('A-1', 'x-1', 'W', 'AAPL', 'buy', '1', '100', ?, 'breakout', 'bot', 's-1', '0')",
+            (STAMP,),
+        )
+        old.execute(
+            "INSERT INTO positions (account, symbol, qty, cash, cost, stop_loss, updated_at) "
+            "VALUES ('A-1', 'AAPL', '3', '-300', '300', '95', ?)",
+            (STAMP,),
+        )
+        old.execute(
+            "INSERT INTO signals VALUES (1, 'bot', 's-1', 'hash', '{}', 'api', ?, 'accepted', '', '', '{}', NULL, 0)",
+            (STAMP,),
+        )
+        old.commit()
+
+
 def schema_of(path: Path) -> dict[str, set[str]]:
     with closing(sqlite3.connect(path)) as file:
         names = file.execute("SELECT name, tbl_name, type FROM sqlite_master").fetchall()
@@ -759,8 +838,9 @@ async def old_state(path: Path) -> None:
         assert loaded.square_offs == {}
 
 
-async def test_a_file_of_version_1_is_brought_up_to_date(path, tmp_path):
-    version_1(path)
+@pytest.mark.parametrize("write", [version_1, version_2])
+async def test_a_file_of_an_older_version_is_brought_up_to_date(path, tmp_path, write):
+    write(path)
     await old_state(path)
     async with opened(tmp_path / "new.sqlite3"):
         pass
@@ -809,12 +889,12 @@ def test_a_migration_killed_before_its_commit_leaves_version_1_as_it_was(path):
     before = schema_of(path)
     code = (
         "import os, signal, sqlite3, sys\n"
-        "from engine.stores import journal\n"
+        "from engine.stores import journal_schema\n"
         "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "connection.execute('PRAGMA journal_mode=WAL')\n"
         "kill = getattr(signal, 'SIGKILL', signal.SIGTERM)\n"
         "connection.set_trace_callback(lambda s: os.kill(os.getpid(), kill) if s == 'COMMIT' else None)\n"
-        "journal._make_or_migrate(connection)\n"
+        "journal_schema.make_or_migrate(connection)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, check=False)
     assert done.returncode != 0

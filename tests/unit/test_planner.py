@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
-from engine.config import Config
-from engine.eligibility.index import EligibilityIndex
 from engine.model.account_state import AccountState
 from engine.model.codes import CODES
 from engine.model.enums import (
@@ -16,92 +13,19 @@ from engine.model.enums import (
     OrderStatus,
     OrderType,
     Side,
-    TimeInForce,
     TradingState,
 )
 from engine.model.identifiers import cl_ord_id
 from engine.model.instrument import Instrument
-from engine.model.order import Order
 from engine.model.position import Levels
-from engine.planner import Plan, Planner, Release
-from engine.portfolio.marks import Marks
-from engine.portfolio.position_keeper import PositionKeeper
-from engine.risk.trading_state import Latch, TradingStates
+from engine.planner import Plan, Release
 from tests.helpers import (
-    MONDAY,
-    HandClock,
     make_account,
-    make_order,
-    make_signal,
     make_state,
-    make_trade,
 )
+from tests.planning import Desk, codes, quantities
 
 D = Decimal
-
-
-class Desk:
-    """A planner over real parts; the price of AAPL is 100, just come in."""
-
-    def __init__(self, *states: AccountState, **limits: Any) -> None:
-        self.clock = HandClock()
-        self.marks = Marks(self.clock)
-        self.keeper = PositionKeeper(self.marks)
-        self.latches = TradingStates()
-        self.states = {state.id: state for state in states or [make_state()]}
-        self.index = EligibilityIndex()
-        self.index.replace(self.states.values())
-        self.instrument = Instrument("AAPL")
-        self.unsupported: set[object] = set()
-        self.planner = Planner(
-            book="book",
-            config=Config.model_validate({"limits": limits}),
-            clock=self.clock,
-            index=self.index,
-            keeper=self.keeper,
-            marks=self.marks,
-            states=self.latches,
-            instrument_of=lambda _broker, _symbol: self.instrument,
-            instrument_if_known=lambda _broker, _symbol: self.instrument,
-            unsupported=self._refusal,
-        )
-        self.marks.set("AAPL", D(100))
-
-    def _refusal(self, _state: AccountState, kind: OrderType, tif: TimeInForce) -> str:
-        return f"no {kind.value} {tif.value}" if {kind, tif} & self.unsupported else ""
-
-    def plan(self, release: Release | None = None, **signal: Any) -> Plan:
-        return self.planner.plan(make_signal(**signal), release)
-
-    def hold(self, quantity: str, account: str = "A-1", symbol: str = "AAPL") -> None:
-        """Give an account a position."""
-        order = make_order(f"old-{account}-{symbol}", account=account, symbol=symbol)
-        order.order_qty = abs(D(quantity))
-        order.side = Side.BUY if D(quantity) > 0 else Side.SELL
-        fill = order.apply(make_trade(order, order.cl_ord_id, str(order.order_qty)), MONDAY)
-        self.keeper.apply(fill)
-
-    def works(self, cl_ord_id: str = "W-1", **fields: Any) -> Order:
-        """Give account A-1 a working order."""
-        status = fields.pop("status", OrderStatus.NEW)
-        order = make_order(cl_ord_id, **fields)
-        order.status = status
-        self.states[order.account].working[order.cl_ord_id] = order
-        return order
-
-    def latch(self, scope: str, state: TradingState) -> None:
-        self.latches.set(Latch(scope, state, "", "now", "test"))
-
-
-def codes(table: dict[str, tuple[str, str]]) -> dict[str, str]:
-    for code, sentence in table.values():
-        assert code in CODES
-        assert sentence
-    return {account: code for account, (code, _) in table.items()}
-
-
-def quantities(plan: Plan) -> dict[str, Decimal]:
-    return {order.account: order.order_qty for order in plan.orders}
 
 
 # Entries.

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
 from engine.errors import BrokerUnavailable
 from engine.execution import reconciler as module
 from engine.execution.reconciler import MOST_LOOK_UPS, Reconciler
-from engine.model.enums import ExecType, OrderStatus, OrderType
+from engine.model.enums import ExecType, OrderStatus, OrderType, Side, TimeInForce
 from engine.model.messages import ExecutionReport
 from engine.model.order import Order
 from tests.helpers import (
     CAPABILITIES,
+    MONDAY,
     HandClock,
     ScriptedSession,
     eventually,
@@ -223,14 +226,15 @@ async def test_one_look_at_an_order_that_ought_to_have_ended(desk):
 async def test_exits_a_broker_made_are_told_when_they_are_listed(desk):
     told = ExecutionReport("A-1", "L-1", ExecType.STATUS, order_id="b-9", parent="O-1", leg="stop")
     desk.session.listed = [told]
-    assert await desk.reconciler.reconcile(state_of(), desk.session) == 0
+    check = await desk.reconciler.compare(state_of(), desk.session)
+    assert len(check.foreign) == 0
     assert desk.reports == [told]
 
 
 async def test_a_resting_exit_that_is_gone_is_told(desk):
     leg = desk.order(status=OrderStatus.NEW)
     leg.reducing, leg.order_type = True, OrderType.STOP
-    await desk.reconciler.reconcile(state_of(leg), desk.session)
+    await desk.reconciler.compare(state_of(leg), desk.session)
     assert [name for name, _text in desk.stuck] == ["O-1"]
 
 
@@ -312,7 +316,8 @@ async def test_working_orders_are_brought_up_to_the_broker_s_list(desk):
         ExecutionReport("A-1", "", ExecType.STATUS, order_id="b-7"),
         ExecutionReport("A-1", "by-hand", ExecType.STATUS, order_id="b-8"),
     ]
-    assert await desk.reconciler.reconcile(state_of(order), desk.session) == 2  # not ours
+    check = await desk.reconciler.compare(state_of(order), desk.session)
+    assert len(check.foreign) == 2
     assert order.status is OrderStatus.PENDING_CANCEL
     assert desk.looked_up() == 0
 
@@ -321,24 +326,26 @@ async def test_an_order_listed_only_under_the_broker_s_id_is_ours(desk):
     order = desk.order(status=OrderStatus.NEW)
     order.order_id = "b-1"
     desk.session.listed = [ExecutionReport("A-1", "", ExecType.STATUS, order_id="b-1")]
-    assert await desk.reconciler.reconcile(state_of(order), desk.session) == 0
+    check = await desk.reconciler.compare(state_of(order), desk.session)
+    assert len(check.foreign) == 0
     assert len(desk.reports) == 1
 
 
 async def test_what_is_not_listed_is_looked_up(desk):
     gone, lost = desk.order("O-1", OrderStatus.NEW), desk.order("O-2", OrderStatus.UNKNOWN)
     desk.session.answers = [make_report(gone, ExecType.CANCELED, OrderStatus.CANCELED)]
-    assert await desk.reconciler.reconcile(state_of(gone), desk.session) == 0
+    check = await desk.reconciler.compare(state_of(gone), desk.session)
+    assert len(check.foreign) == 0
     assert gone.status is OrderStatus.CANCELED
     desk.session.answers = [None]
-    await desk.reconciler.reconcile(state_of(lost), desk.session)
+    await desk.reconciler.compare(state_of(lost), desk.session)
     await desk.done()
     assert desk.absent == ["O-2"]
 
 
 async def test_an_order_once_proven_and_now_gone_is_left_to_a_person(desk):
     order = desk.order(status=OrderStatus.PARTIALLY_FILLED)
-    await desk.reconciler.reconcile(state_of(order), desk.session)
+    await desk.reconciler.compare(state_of(order), desk.session)
     assert order.status is OrderStatus.PARTIALLY_FILLED
     assert order.text == "the broker no longer lists this order"
     assert (desk.absent, desk.stuck) == ([], [])
@@ -347,7 +354,8 @@ async def test_an_order_once_proven_and_now_gone_is_left_to_a_person(desk):
 async def test_an_order_that_has_not_left_is_none_of_the_broker_s_business(desk):
     order = desk.order(status=OrderStatus.PENDING_NEW)
     order.first_byte_ns = 0
-    assert await desk.reconciler.reconcile(state_of(order), desk.session) == 0
+    check = await desk.reconciler.compare(state_of(order), desk.session)
+    assert len(check.foreign) == 0
     await desk.done()
     assert (desk.looked_up(), desk.reports) == (0, [])
 
@@ -360,19 +368,19 @@ async def test_an_order_on_its_way_is_never_called_absent(desk):
     order = desk.order(status=OrderStatus.PENDING_NEW)
     state = make_state()
     state.working[order.cl_ord_id] = order
-    await desk.reconciler.reconcile(state, desk.session)
+    await desk.reconciler.compare(state, desk.session)
     assert desk.looked_up() == 0
     assert not desk.absent
 
 
 async def test_what_was_seen_before_an_order_was_sent_again_is_of_no_account():
-    desk = Desk(settle_s=60)
+    desk = Desk(settle_s=3)
     order = desk.order()
     desk.reconciler.resolve(order, desk.session)
     await eventually(lambda: desk.looked_up() == 1)
     order.first_byte_ns = 2  # absent once, then sent again
-    desk.clock.advance(61)
-    await eventually(lambda: desk.looked_up() >= 3, 120)
+    desk.clock.advance(4)
+    await eventually(lambda: desk.looked_up() >= 3, 60)
     assert not desk.absent
     await desk.reconciler.stop()
 
@@ -384,3 +392,86 @@ async def test_a_new_session_takes_over_the_look_ups_of_the_old_one(desk):
     successor = ScriptedSession(capabilities=desk.session.capabilities)
     desk.reconciler.resolve(order, successor)
     await eventually(lambda: len(successor.looked_up) >= 1)
+
+
+# ---- days, twins, and what is over for us only ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("zone", "created", "tif", "expires"),
+    [
+        ("Asia/Kolkata", MONDAY - timedelta(days=1), TimeInForce.DAY, True),
+        ("Asia/Kolkata", MONDAY - timedelta(days=1), TimeInForce.IOC, True),
+        ("Asia/Kolkata", MONDAY - timedelta(days=1), TimeInForce.GTC, False),
+        ("Asia/Kolkata", MONDAY, TimeInForce.DAY, False),
+        # 20:30 in Kolkata is 15:00 UTC; midnight there was at 18:30 UTC of the day before.
+        ("Asia/Kolkata", datetime(2026, 11, 22, 18, 29, 59, tzinfo=UTC), TimeInForce.DAY, True),
+        ("Asia/Kolkata", datetime(2026, 11, 22, 18, 30, tzinfo=UTC), TimeInForce.DAY, False),
+        ("", MONDAY - timedelta(days=9), TimeInForce.DAY, False),
+    ],
+)
+async def test_a_day_order_of_an_earlier_day_that_is_not_listed_has_expired(
+    desk, zone, created, tif, expires
+):
+    desk.session.capabilities = replace(CAPABILITIES, day_zone=zone)
+    order = desk.order(status=OrderStatus.NEW)
+    order.created_at, order.time_in_force = created, tif
+    check = await desk.reconciler.compare(state_of(order), desk.session)
+    if expires:
+        assert (order.status, check.findings) == (OrderStatus.EXPIRED, [])
+        assert order.text == "the exchange's day is over and the broker's book has it no more"
+    else:
+        assert order.status is OrderStatus.NEW
+        assert [one.difference for one in check.findings] == ["missing"]
+
+
+async def test_a_day_order_that_is_still_listed_goes_on(desk):
+    desk.session.capabilities = replace(CAPABILITIES, day_zone="Asia/Kolkata")
+    order = desk.order(status=OrderStatus.NEW)
+    order.created_at = MONDAY - timedelta(days=3)
+    desk.session.listed = [make_report(order, ExecType.STATUS, OrderStatus.NEW, order_id="b-1")]
+    check = await desk.reconciler.compare(state_of(order), desk.session)
+    assert (order.status, check.findings) == (OrderStatus.NEW, [])
+
+
+async def test_several_orders_under_one_id_are_all_told(desk):
+    order = desk.order(status=OrderStatus.NEW)
+    order.order_id = "b-1"
+    terms = {"symbol": "AAPL", "side": Side.BUY}
+    desk.session.listed = [
+        make_report(order, ExecType.STATUS, order_id=f"b-{n}", order_qty=Decimal(size), **terms)
+        for n, size in ((1, "10"), (2, "10"), (3, "4"))
+    ]
+    check = await desk.reconciler.compare(state_of(order), desk.session)
+    twins = [one for one in check.findings if one.actions == ("repair",)]
+    assert [one.subject for one in twins] == ["O-1/b-2", "O-1/b-3"]
+    assert {one.difference for one in twins} == {"+14"}
+    assert {one.actual for one in twins} == {"3 orders of 24 together"}
+    assert check.foreign == []
+
+
+async def test_an_order_the_list_does_not_know_yet_is_not_foreign(desk):
+    """Sent while the list was on its way: the broker has it, and so do we."""
+    order = desk.order(status=OrderStatus.NEW)
+    desk.reconciler._ours = lambda report: order if report.cl_ord_id == "O-1" else None
+    desk.session.listed = [make_report(order, ExecType.STATUS, OrderStatus.NEW, order_id="b-1")]
+    check = await desk.reconciler.compare(state_of(), desk.session)
+    assert (check.foreign, check.findings) == ([], [])
+
+
+async def test_one_that_is_over_for_us_and_works_at_the_broker_differs(desk):
+    order = desk.order(status=OrderStatus.CANCELED)
+    desk.reconciler._ours = lambda _report: order
+    desk.session.listed = [
+        make_report(order, ExecType.STATUS, OrderStatus.NEW, order_id="b-1", symbol="AAPL")
+    ]
+    check = await desk.reconciler.compare(state_of(), desk.session)
+    assert [(one.expected, one.difference) for one in check.findings] == [("canceled", "extra")]
+
+
+async def test_a_missing_exit_is_told_once_however_often_it_is_missed(desk):
+    leg = desk.order(status=OrderStatus.NEW)
+    leg.reducing, leg.order_type = True, OrderType.STOP
+    for _ in range(3):
+        await desk.reconciler.compare(state_of(leg), desk.session)
+    assert len(desk.stuck) == 1

@@ -250,7 +250,10 @@ def test_outside_hours_says_which_hours():
     refused = rules.open_hours(state, new_york(23, "16:00"))
     assert refused == (
         "OUTSIDE_HOURS",
-        "entries are allowed 09:30 to 16:00 America/New_York, on weekdays",
+        (
+            "entries are allowed 09:30 to 16:00 America/New_York, on weekdays; it is 2026-11-23 16:00, next from "
+            "2026-11-24 09:30"
+        ),
     )
     assert rules.open_hours(make_state(), new_york(28, "03:00")) is None
 

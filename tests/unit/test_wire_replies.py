@@ -146,6 +146,9 @@ class Segments:
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def set_write_buffer_limits(self, high: int) -> None:
+        assert high == 0  # nothing may be kept back
+
     def is_closing(self) -> bool:
         return self.aborted
 

@@ -41,11 +41,14 @@ CAPABILITIES = Capabilities(
     time_in_force=frozenset(TimeInForce),
     max_orders_per_second=200 / 60,
     burst=200,
+    counts_reads=True,
     native_exits=True,
+    cash="trades",
 )
 _HOSTS = {"live": mapping.LIVE_HOST, "paper": mapping.PAPER_HOST}
 _PAGE = 500
 _QUOTE_AGE_S = 0.5
+_INSTRUMENT_AGE_S = 6 * 3600.0  # terms change overnight
 _ABSENT_AGE_S = 60.0  # how long "no such symbol" is believed
 
 
@@ -113,7 +116,7 @@ class Venue:
                 "", f"https://{mapping.DATA_HOST}", {mapping.DATA_HOST}, allow_simulated=False
             )
             self.data = HttpClient(data, context=context, egress=route)
-        self.instruments: dict[str, Instrument] = {}
+        self.instruments: dict[str, tuple[float, Instrument]] = {}  # with when each was read
         self.absent: dict[str, float] = {}
         self.locks: dict[str, asyncio.Lock] = {}
         self.quotes: dict[str, tuple[float, Decimal]] = {}
@@ -316,8 +319,8 @@ class AlpacaSession(WireSession):
         venue = self._adapter.venue(self.base, self._route)
         lock = venue.locks.setdefault(symbol, asyncio.Lock())
         async with lock:
-            known = venue.instruments.get(symbol)
-            if known is not None:
+            read_at, known = venue.instruments.get(symbol, (0.0, None))
+            if known is not None and time.monotonic() - read_at < _INSTRUMENT_AGE_S:
                 return known
             if time.monotonic() - venue.absent.get(symbol, -_ABSENT_AGE_S) < _ABSENT_AGE_S:
                 return None
@@ -326,7 +329,7 @@ class AlpacaSession(WireSession):
                 venue.absent[symbol] = time.monotonic()
                 return None
             found = mapping.instrument(self.account_id, symbol, reply.body)
-            venue.instruments[symbol] = found
+            venue.instruments[symbol] = (time.monotonic(), found)
             return found
 
     async def quotes(self, symbols: Sequence[str]) -> dict[str, Decimal]:
@@ -341,7 +344,7 @@ class AlpacaSession(WireSession):
             ("/v1beta3/crypto/us/latest/trades", pairs),
         ):
             if group:
-                reply = await self._get(path, {"symbols": ",".join(group)}, venue.data)
+                reply = await self._get(path, {"symbols": ",".join(group)}, data=True)
                 for symbol, price in mapping.prices(reply.body, group).items():
                     venue.quotes[symbol] = (time.monotonic(), price)
         fresh = now - _QUOTE_AGE_S
@@ -352,9 +355,9 @@ class AlpacaSession(WireSession):
         }
 
     async def _get(
-        self, path: str, params: Mapping[str, str] | None = None, client: HttpClient | None = None
+        self, path: str, params: Mapping[str, str] | None = None, *, data: bool = False
     ) -> Reply:
-        reply = await self._ask(path, params, client)
+        reply = await self._ask(path, params, data=data)
         if reply is None:
             raise BrokerRejected(
                 f"account {self.account_id}: the broker has no {path}", account=self.account_id
@@ -362,10 +365,13 @@ class AlpacaSession(WireSession):
         return reply
 
     async def _ask(
-        self, path: str, params: Mapping[str, str] | None = None, client: HttpClient | None = None
+        self, path: str, params: Mapping[str, str] | None = None, *, data: bool = False
     ) -> Reply | None:
-        """Read; ``None`` is the broker's own "not found"."""
-        client = client or self._adapter.venue(self.base, self._route).http
+        """Read; ``None`` is the broker's own "not found". ``data``: market data, which has a limit of its own."""
+        venue = self._adapter.venue(self.base, self._route)
+        client = venue.data if data else venue.http
+        if not data:
+            await self.read_turn()
         reply = await client.get(self.account_id, path, headers=self._headers, params=params)
         if 200 <= reply.status < 300:
             return reply

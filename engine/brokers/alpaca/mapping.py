@@ -72,6 +72,7 @@ _EVENT: dict[str, ExecType] = {
     "replaced": ExecType.REPLACED,
     "rejected": ExecType.REJECTED,
     "pending_cancel": ExecType.PENDING_CANCEL,
+    "trade_bust": ExecType.TRADE_CANCEL,
     "order_cancel_rejected": ExecType.CANCEL_REJECTED,
     "order_replace_rejected": ExecType.CANCEL_REJECTED,
 }
@@ -350,6 +351,10 @@ def _told(
         exec_id = str(event.get("execution_id") or "")
         if last_qty <= 0 or last_px <= 0:
             raise ValueError("a fill without quantity or price")
+    elif exec_type is ExecType.TRADE_CANCEL:
+        last_qty = abs(optional_number(event, "qty") or ZERO)
+        last_px = optional_number(event, "price") or ZERO
+        exec_id = str(event.get("execution_id") or "")
     cum_qty, avg_px = _totals(order)
     status = _STATUS.get(str(order.get("status")), (exec_type, None))[1]
     if status is OrderStatus.NEW and cum_qty:
@@ -378,6 +383,7 @@ def _told(
         limit_price=optional_number(order, "limit_price"),
         stop_price=optional_number(order, "stop_price"),
         replaces=str(order.get("replaces") or ""),
+        busts=str(event.get("previous_execution_id") or ""),
     )
 
 
@@ -427,6 +433,7 @@ def balances(account: str, body: object) -> Balances:
             cash=number(found["cash"], "cash"),
             buying_power=number(found["buying_power"], "buying_power"),
             currency=str(found.get("currency") or "USD"),
+            owner=str(found.get("account_number") or ""),
             blocked=any(
                 found.get(name) is True
                 for name in ("trading_blocked", "account_blocked", "trade_suspended_by_user")

@@ -31,6 +31,12 @@ CAPABILITIES = Capabilities(
     burst=50,
     native_exits=True,
     per_address_second=1000.0,
+    spot=True,
+    cash="trades",
+    # Of 6000 weight a minute a quarter; a list of all open orders weighs 80, the account 20 (rest-api.md).
+    reads_per_second=6000 / 60 / 4,
+    orders_cost=80,
+    positions_cost=20,
 )
 _LIVE = ("api", "api-gcp", "api1", "api2", "api3", "api4")
 _TESTNET, _DEMO = "testnet.binance.vision", "demo-api.binance.com"

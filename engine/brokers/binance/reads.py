@@ -83,6 +83,7 @@ class BinanceReads(WireSession):
         self._memory = Memory()
         self._replacing: dict[str, tuple[str, list[ExecutionReport]]] = {}
         self._holdings: tuple[int, Any] = (0, None)
+        self._owner = ""
         self._orders_used: int | None = None
         self._own_limit = (
             False  # the last 429 was about this account's orders, not about the address
@@ -193,7 +194,7 @@ class BinanceReads(WireSession):
             prices = await self._venue.prices(self.account_id, set(symbols.values()))
             for asset, symbol in symbols.items():
                 equity += sum(held[asset], ZERO) * prices.get(symbol, ZERO)
-        return Balances(equity, cash, free, self._quote, blocked=not may_trade)
+        return Balances(equity, cash, free, self._quote, blocked=not may_trade, owner=self._owner)
 
     async def _read_account(self) -> tuple[dict[str, tuple[Decimal, Decimal]], bool]:
         """Read the balances, a second old at most and never older than the last news of an order."""
@@ -205,6 +206,7 @@ class BinanceReads(WireSession):
         if reply.status != 200:
             raise self._refused_read("/api/v3/account", reply)
         found = rules.holdings(self.account_id, reply.body)
+        self._owner = str(reply.body.get("uid") or "")
         if self._holdings is mark:  # nothing happened while it was read
             self._holdings = (mark[0], found)
         return found
@@ -240,6 +242,7 @@ class BinanceReads(WireSession):
         return reply
 
     async def _signed_once(self, path: str, params: Mapping[str, str], weight: int) -> Reply:
+        await self.read_turn()
         await self._venue.weights.spend(weight)
         signed = {
             **params,

@@ -222,7 +222,7 @@ class BinanceSession(BinanceReads):
         return [one for one in reports if not one.exec_id or self._memory.is_new(one.exec_id)]
 
     async def _adopt(self, order: Order) -> None:
-        """The broker has an open order of this id: ours, sent before, if it is the same order."""
+        """The broker has an open order of this id: ours, sent before, or another, which halts the account (F15)."""
         try:
             report = await self.find(order.cl_ord_id, order.symbol)
         except BrokerError as error:
@@ -233,17 +233,8 @@ class BinanceSession(BinanceReads):
             raise
         if report is None:
             self.unknown(order.cl_ord_id, "the broker has this id already, and then not")
-        elif (report.side, report.order_qty) == (order.side, order.order_qty):
-            self.deliver(report)
         else:
-            self.deliver(
-                rejected(
-                    self.account_id,
-                    order.cl_ord_id,
-                    f"ALERT: the broker holds another order under this id: {report.side} "
-                    f"{report.order_qty} {report.symbol}, its id {report.order_id}",
-                )
-            )
+            self.deliver(report)
 
     def judge_cancel(self, order: Order, status: int, raw: bytes, body: bytes) -> CancelVerdict:
         """Say what a reply to a cancel proves: Binance cancels before it answers."""

@@ -82,6 +82,8 @@ class CcxtAdapter:
             max_orders_per_second=rate,
             burst=max(1, int(rate)),
             per_address_second=rate,
+            spot=account.options.get("type", "spot") == "spot",
+            reads_per_second=rate / 4,
         )
         options = account.options
         return CcxtSession(

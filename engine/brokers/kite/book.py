@@ -89,6 +89,8 @@ class Family:
     def report(self, account: str) -> ExecutionReport:
         """Tell its state as of now, as a look-up does."""
         told = report(account, self.cl_ord_id, list(self.rows.values()), self.symbol)
+        if not self.ids <= self.rows.keys():
+            told = changed(told, order_qty=None)
         inherited = self.inherited
         if inherited and told.cum_qty is not None:
             told = self._without(told, told.cum_qty, inherited)

@@ -43,6 +43,7 @@ CAPABILITIES = Capabilities(
     burst=40,
     per_calendar_second=8,  # SEBI's 10, less a margin for the clocks
     sessions_end=True,
+    day_zone="Asia/Kolkata",
 )
 _NAP_S = 60.0
 
@@ -429,6 +430,7 @@ class KiteSession(WireSession):
         return await self._venue.quotes(self.account_id, symbols, self._headers)
 
     async def _read(self, path: str) -> Any:
+        await self.read_turn()
         try:
             return await self._venue.read(self.account_id, path, self._headers)
         except BrokerAuthError as error:

@@ -37,6 +37,7 @@ def balances(account: str, body: object) -> tuple[Balances, int, bool]:
             cash=number(found["balance"], "balance"),
             buying_power=round(margin / rate, 2) if 0 < rate <= 1 else margin,
             currency=text_of(found.get("currency"), "currency"),
+            owner=str(found.get("id") or ""),
         )
         return money, last, found.get("hedgingEnabled") is True
 

@@ -22,7 +22,7 @@ from engine.brokers.oanda import account as account_facts
 from engine.brokers.oanda import mapping
 from engine.brokers.oanda.ledger import Ledger
 from engine.brokers.oanda.stream import AddressBudget, OrderFeed
-from engine.brokers.oanda.transactions import TransactionReader, same_order
+from engine.brokers.oanda.transactions import TransactionReader
 from engine.brokers.oanda.venue import Venue
 from engine.brokers.reading import object_of, read_object, reading, unknown
 from engine.brokers.session import CancelVerdict, WireSession
@@ -52,6 +52,8 @@ CAPABILITIES = Capabilities(
     native_trailing=True,
     per_address_second=120.0,
     connects_per_second=2.0,
+    cash="realised",
+    reads_per_second=30.0,  # a quarter of what one address may ask
 )
 _HOSTS = {"live": mapping.LIVE_HOST, "paper": mapping.PRACTICE_HOST}
 _MOST_SENT = 10_000
@@ -332,13 +334,6 @@ class OandaSession(WireSession):
         report = self.reader.find(cl_ord_id)
         if report is None:
             report = await self._find_elsewhere(cl_ord_id, order_id)
-        sent = self._sent.get(cl_ord_id)
-        if report and sent and not same_order(report, sent.symbol, sent.side, sent.order_qty):
-            raise BrokerProtocolError(
-                f"account {self.account_id}: the broker's order under this client id is another: "
-                f"{report.side} {report.order_qty} {report.symbol}",
-                account=self.account_id,
-            )
         return report
 
     async def _find_elsewhere(self, cl_ord_id: str, order_id: str) -> ExecutionReport | None:
@@ -417,6 +412,7 @@ class OandaSession(WireSession):
 
     async def _ask(self, path: str, params: Mapping[str, str] | None = None) -> Reply | None:
         """Read; ``None`` is OANDA's own "no such order"."""
+        await self.read_turn()
         try:
             reply = await self._venue.http.get(
                 self.account_id, self._root + path, headers=self._headers, params=params

@@ -296,6 +296,8 @@ def verdict(
         return _taken(account, cl_ord_id, reply)
     refusal = reply.get("orderRejectTransaction")
     reason = refusal.get("rejectReason") if isinstance(refusal, dict) else reply.get("errorCode")
+    if not isinstance(reason, str):
+        reason = ""
     if status not in _REFUSALS or not (reason or "errorMessage" in reply):
         return unknown(account, cl_ord_id, f"HTTP {status}: no proof of the outcome")
     if reason in IDS_TAKEN:

@@ -25,7 +25,7 @@ from engine.brokers.oanda.mapping import (
 )
 from engine.brokers.reading import moment, number, object_of, optional_number, reading, text_of
 from engine.errors import BrokerProtocolError
-from engine.model.enums import ExecType, OrderStatus, OrderType, Side, TimeInForce
+from engine.model.enums import ExecType, OrderStatus, OrderType, TimeInForce
 from engine.model.messages import ExecutionReport
 from engine.model.numbers import ZERO
 
@@ -443,12 +443,3 @@ def _state(told: _Told) -> ExecutionReport:
     report = _report(told, ExecType.STATUS, told.status, told.facts.transact_time, fill, told.text)
     report.cum_qty, report.avg_px = told.cum_qty, _average(told)
     return report
-
-
-def same_order(found: ExecutionReport, symbol: str, side: Side, order_qty: Decimal) -> bool:
-    """Say whether an order found under our client id is the one we sent."""
-    return (
-        found.symbol in {"", symbol}
-        and found.side in {None, side}
-        and found.order_qty in {None, order_qty}
-    )

@@ -37,6 +37,7 @@ CAPABILITIES = Capabilities(
     time_in_force=frozenset(TimeInForce),
     max_orders_per_second=1000.0,
     burst=1000,
+    cash="trades",
 )
 _MARGIN = Decimal(4)
 _DUPLICATE = "client_order_id must be unique"

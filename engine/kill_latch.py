@@ -1,0 +1,244 @@
+"""What stands whatever becomes of the engine: ``HOME/latch``, a small file that every process of a home maps.
+
+A kill switch pressed outside the engine (``main.py kill``, the watchdog) writes here first and durably. The engine
+reads one word of it before each order's first byte: hung or stopped, and then moving again, it sends nothing more.
+Halts are kept here beside the journal's rows; a scope is halted if either says so, and only ``rearm`` lifts both.
+
+The file is 64 sectors of 512 bytes. Sector 0 holds words; every other one holds at most one record, a JSON object
+behind its checksum and length, so that a write cut short damages one record, which then counts as a halt of
+everything. No lock is taken: a process that hangs could hold it.
+
+Only the standard library is used: the watchdog's process must be small and start at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import secrets
+import struct
+import sys
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+FILE: Final = "latch"
+FIRM: Final = "all"
+SECTOR: Final = 512
+SECTORS: Final = 64
+SIZE: Final = SECTOR * SECTORS
+MAGIC: Final = int.from_bytes(b"volley\x00\x01", "little")
+
+GENERATION: Final = 1
+"""Word that differs after every press outside the engine."""
+BEATS: Final = 2
+"""Word the engine's loop raises for as long as it moves."""
+STATE: Final = 3
+"""Word: 0 nobody beats, 1 the engine runs, 2 it is stopping."""
+STALLED_MS: Final = 4
+"""Word in which the watchdog notes how long the engine has stood still; the engine takes it away."""
+
+_ENGINE_SECTOR: Final = 1
+_FIRM_SECTOR: Final = 2
+_FIRST_SECTOR: Final = 3
+_HEAD: Final = struct.Struct("<IH")
+_MOST: Final = SECTOR - _HEAD.size
+_DAMAGED: Final = "a record of the latch file is damaged"
+
+Record = dict[str, Any]
+
+
+class KillLatch:
+    """The mapped file. ``words`` are its first sector's; everything written is seen by all processes at once.
+
+    ``seen``: the generation its owner has acted on.
+
+    Raises:
+        OSError: the file can neither be opened nor made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _open(path)
+        try:
+            self._memory = mmap.mmap(self._file, SIZE)
+        except BaseException:
+            os.close(self._file)
+            raise
+        self._sectors = memoryview(self._memory)
+        self.words = self._sectors[:SECTOR].cast("Q")
+        self.seen = 0
+        if self.words[0] != MAGIC:  # not ours, or overwritten
+            self._sectors[:] = bytes(SIZE)
+            self.words[0] = MAGIC
+            self._put(_FIRM_SECTOR, _damaged())
+            self.press()
+
+    def close(self) -> None:
+        """Unmap; what was written stays."""
+        self.words.release()
+        self._sectors.release()
+        self._memory.close()
+        os.close(self._file)
+
+    def sync(self) -> None:
+        """Make everything written durable; blocks for as long as the disk takes.
+
+        Raises:
+            OSError: it could not be.
+        """
+        if sys.platform == "linux":  # one page cache, and no wait for the file's time stamps
+            os.fdatasync(self._file)
+        else:
+            self._memory.flush()
+            os.fsync(self._file)
+
+    # ---- halts -------------------------------------------------------------------------------------------------
+
+    def press(self) -> None:
+        """Make the engine look, before its next order."""
+        self.words[GENERATION] = secrets.randbits(63) | 1
+
+    def halts(self) -> list[Record]:
+        """Return what is halted: ``scope``, ``reason``, ``by``, ``at``, and ``open`` while its cancels are not through.
+
+        A damaged record counts as a halt of everything.
+        """
+        found = [self._get(sector) for sector in range(_FIRM_SECTOR, SECTORS)]
+        return [record for record in found if record is not None]
+
+    def halt(self, scope: str, reason: str, by: str, at: str, *, unfinished: bool = False) -> None:
+        """Halt a scope; in force at once, durable after ``sync``. A scope halted before keeps its ``at``.
+
+        Where no room is left for one more scope, everything is halted.
+        """
+        sector, known = self._find(scope)
+        record = {"scope": scope, "reason": reason, "by": by, "at": at, "open": unfinished}
+        if known is not None:
+            record["at"] = known["at"]
+            record["open"] = unfinished or known["open"]
+            record["flat"] = known.get("flat", False)
+        if sector is None:
+            sector, record["scope"] = _FIRM_SECTOR, FIRM
+        self._put(sector, record)
+
+    def flattened(self, scope: str) -> None:
+        """Note that another process has closed positions of a halted scope: the engine's book does not know."""
+        sector, known = self._find(scope)
+        if sector is not None and known is not None:
+            self._put(sector, {**known, "flat": True})
+
+    def finish(self, scope: str) -> None:
+        """Note that nothing of a halted scope works any more."""
+        sector, known = self._find(scope)
+        if sector is not None and known is not None:
+            self._put(sector, {**known, "open": False})
+
+    def lift(self, scope: str) -> None:
+        """Halt a scope no longer; with everything, damaged records go, too: they halt everything."""
+        sector, known = self._find(scope)
+        if sector is not None and known is not None:
+            self._write(sector, bytes(SECTOR))
+        if scope == FIRM:
+            for damaged in range(_FIRST_SECTOR, SECTORS):
+                if self._get(damaged) == _damaged():
+                    self._write(damaged, bytes(SECTOR))
+
+    def of(self, scope: str) -> Record | None:
+        """Return a scope's record."""
+        return self._find(scope)[1]
+
+    # ---- the engine's own --------------------------------------------------------------------------------------
+
+    def engine(self) -> Record:
+        """Return what the newest engine wrote of itself, empty if none did."""
+        try:
+            return self._get(_ENGINE_SECTOR) or {}
+        except ValueError:
+            return {}
+
+    def name_engine(self, **facts: Any) -> None:
+        """Write what another process needs to know of the engine."""
+        self._put(_ENGINE_SECTOR, facts)
+
+    # ---- sectors -----------------------------------------------------------------------------------------------
+
+    def _find(self, scope: str) -> tuple[int | None, Record | None]:
+        """Return a scope's sector and record; without one, a sector to use and nothing."""
+        if scope == FIRM:
+            return _FIRM_SECTOR, self._get(_FIRM_SECTOR)
+        free: int | None = None
+        for sector in range(_FIRST_SECTOR, SECTORS):
+            record = self._get(sector)
+            if record is None:
+                free = sector if free is None else free
+            elif record["scope"] == scope:
+                return sector, record
+        return free, None
+
+    def _get(self, sector: int) -> Record | None:
+        raw = bytes(self._sectors[sector * SECTOR : (sector + 1) * SECTOR])
+        checksum, size = _HEAD.unpack_from(raw)
+        if not checksum and not size:
+            return None
+        text = raw[_HEAD.size : _HEAD.size + size]
+        if sector == _ENGINE_SECTOR and zlib.crc32(text) != checksum:
+            return None
+        if zlib.crc32(text) != checksum:
+            return _damaged()
+        record: Record = json.loads(text)
+        return record
+
+    def _put(self, sector: int, record: Record) -> None:
+        text = json.dumps(record).encode("ascii")
+        while len(text) > _MOST:  # the reason is the only long one
+            reason = str(record.get("reason", ""))
+            if not reason:
+                raise ValueError(f"{sorted(record)}: too long for a record of {self.path}")
+            record = {**record, "reason": reason[: len(reason) // 2]}
+            text = json.dumps(record).encode("ascii")
+        self._write(sector, (_HEAD.pack(zlib.crc32(text), len(text)) + text).ljust(SECTOR, b"\0"))
+
+    def _write(self, sector: int, content: bytes) -> None:
+        self._sectors[sector * SECTOR : (sector + 1) * SECTOR] = content
+
+
+def _damaged() -> Record:
+    return {"scope": FIRM, "reason": _DAMAGED, "by": "latch file", "at": "", "open": False}
+
+
+def _open(path: Path) -> int:
+    """Open the file, made whole first where there is none; one of the wrong size is put aside, and all is halted."""
+    flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    damaged = False
+    for _ in range(3):
+        try:
+            file = os.open(path, flags)
+        except FileNotFoundError:
+            _make(path, damaged)
+            continue
+        if os.fstat(file).st_size == SIZE:
+            return file
+        os.close(file)
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
+        damaged = True
+    raise OSError(f"{path} cannot be made")
+
+
+def _make(path: Path, damaged: bool) -> None:
+    """Make the file under its name in one step; another process may do the same."""
+    words = struct.pack("<Q", 0 if damaged else MAGIC)  # a wrong mark halts everything
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(words.ljust(SIZE, b"\0"))
+        file.flush()
+        os.fsync(file.fileno())
+    place = os.link if os.name == "posix" else os.rename
+    try:
+        with contextlib.suppress(FileExistsError):
+            place(draft, path)  # never over a file that another process maps
+    except OSError:  # a file system without links
+        os.replace(draft, path)
+    draft.unlink(missing_ok=True)

@@ -1,0 +1,24 @@
+"""The kill switch in the middle of fan-outs: no order later than 10 ms after the latch, nothing works at the end.
+
+Times are printed, not judged: `python -m tests.crash.kill_drill` says them for as many rounds as one likes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.crash.kill_drill import drill
+
+POSIX = os.name == "posix"
+
+
+@pytest.mark.parametrize("hung", ["none", "desk", "loop", *(["engine"] if POSIX else [])])
+def test_no_order_follows_the_latch_and_nothing_works_at_the_end(tmp_path: Path, hung: str) -> None:
+    with drill(tmp_path, hung, accounts=20, orders=2) as made:
+        rounds = [made.round() for _ in range(1 if hung == "loop" else 3)]
+    assert [one.late_orders for one in rounds] == [0] * len(rounds), rounds
+    assert [one.working for one in rounds] == [0] * len(rounds), rounds
+    assert all(one.clear and one.cancels >= 40 for one in rounds), rounds

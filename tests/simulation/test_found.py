@@ -1,0 +1,200 @@
+"""What the simulation has found, each in a scene of its own, so that it stays mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pytest
+
+from engine.clock import rfc3339
+from engine.errors import CommandRefused
+from engine.execution.reconciler import Reconciler
+from engine.model.enums import ExecType, OrderStatus, TradingState
+from engine.model.messages import ExecutionReport
+from tests.helpers import HandClock, ScriptedSession, make_order, make_state
+from tests.simulation.day import Day
+from tests.simulation.life import Life
+from tests.simulation.world import SECOND
+
+
+class Scene:
+    """A day without chance: one account, and what the test does."""
+
+    def __init__(self) -> None:
+        self.day = Day(0)
+        self.day.malice = 0.0
+        self.day.documents.clear()
+        limits = {"max_order_quantity": "100", "max_order_value": "100000"}
+        self.day.put_account(
+            {
+                "id": "A-1", "broker": "alpaca", "limits": limits,
+                "sizing": {"method": "fixed", "quantity": "5"},
+            }
+        )  # fmt: skip
+        self.day.world.calm = True  # nothing happens by itself
+        self.life = self.boot()
+
+    def boot(self) -> Life:
+        """Begin a life; return it once it takes signals."""
+        self.life = self.day._new_life()
+        self.life.begin()
+        assert self.until(lambda: self.life.up or self.life.ended)
+        assert self.life.up, self.day.world.violations
+        assert self.until(lambda: all(s.up for s in self.life.sessions.values()))
+        return self.life
+
+    def until(self, fact: Callable[[], bool]) -> bool:
+        """Let time go by until a fact holds, a minute at most."""
+        return self.life.loop.live(fact, self.day.world.now_ns + 60 * SECOND)
+
+    def let(self, seconds: float) -> None:
+        """Let time go by."""
+        end_ns = self.day.world.now_ns + int(seconds * SECOND)
+        self.until(lambda: self.day.world.now_ns >= end_ns)
+
+    def send(self, **fields: Any) -> None:
+        """Send a signal and wait for its answer."""
+        document = {
+            "id": "s-1", "source": "bot", "strategy": "breakout", "symbol": "AAPL", "action": "buy",
+            "issued_at": rfc3339(self.day.world.wall()), **fields,
+        }  # fmt: skip
+        life = self.life
+
+        async def post() -> None:
+            await self.day.engine.handle_signal(orjson.dumps(document))
+
+        life.loop.call_soon(lambda: life.hold(post()))
+        self.let(0.01)
+        assert self.until(lambda: not life._tasks)
+
+    def command(self, *commands: dict[str, Any]) -> list[str]:
+        """Give commands at the same moment; return what each came to, once all have."""
+        life, told = self.life, {}
+
+        async def give(number: int, command: dict[str, Any]) -> None:
+            try:
+                told[number] = (await self.day.engine.handle_command(command))["result"]
+            except CommandRefused as error:
+                told[number] = error.code
+
+        def begin() -> None:
+            for number, command in enumerate(commands):
+                life.hold(give(number, command))
+
+        life.loop.call_soon(begin)
+        assert self.until(lambda: len(told) == len(commands))
+        return [told[number] for number in range(len(commands))]
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if not self.life.dead:
+            self.life.kill()
+        self.day.clear()
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    made = Scene()
+    yield made
+    made.close()
+
+
+def test_a_clock_that_was_set_back_keeps_no_engine_from_recovering(scene: Scene) -> None:
+    scene.send()
+    scene.let(2)
+    scene.life.kill()
+    scene.day.world.wall_offset_ns -= int(timedelta(hours=1).total_seconds()) * SECOND
+    scene.boot()
+    assert scene.day.world.violations == []
+    assert list(scene.day.engine.records) == ["bot/s-1"]
+
+
+def test_what_a_removed_account_left_behind_is_told_at_the_next_start(scene: Scene) -> None:
+    far = scene.day.venue.prices["AAPL"] * Decimal("0.97")
+    scene.send(order_type="limit", limit_price=str(far.quantize(Decimal("0.01"))))
+    scene.let(2)
+    assert [order.status for order in scene.day.engine.orders.working()] == [OrderStatus.NEW]
+    scene.life.kill()
+    del scene.day.documents["A-1"]
+    scene.boot()
+    told = [row for row in scene.day.engine.alerts if row["account"] == "A-1"]
+    assert [(row["severity"], row["code"]) for row in told] == [("critical", "INACTIVE")]
+    assert "1 working orders" in told[0]["text"]
+
+
+@pytest.mark.parametrize("before", ["pause", "kill"])
+def test_a_rearm_asked_for_before_a_kill_does_not_lift_it(scene: Scene, before: str) -> None:
+    told = scene.command({"id": "c-1", "command": before, "scope": "all"})
+    told += scene.command(
+        {"id": "c-2", "command": "rearm", "scope": "all", "reason": "looked at"},
+        {"id": "c-3", "command": "kill", "scope": "all"},
+    )
+    assert told[1:] == ["HALTED", "halted"]
+    assert scene.day.engine.states.firm is TradingState.HALTED
+    rearm = {"id": "c-4", "command": "rearm", "scope": "all", "reason": "looked at"}
+    assert scene.command(rearm) == ["active"]
+
+
+def test_entries_that_reckoned_with_a_short_position_do_not_leave_once_it_is_closed(
+    scene: Scene,
+) -> None:
+    limits = {
+        "max_order_quantity": "100", "max_order_value": "100000", "max_position_quantity": "2",
+    }  # fmt: skip
+    fixed = {"method": "fixed", "quantity": "1"}  # too little to fill in parts
+    document = {"id": "A-1", "broker": "alpaca", "limits": limits, "sizing": fixed}
+    scene.life.kill()
+    scene.day.put_account(document)
+    scene.day.caps_seen["A-1"] = [Decimal(2)]
+    scene.boot()
+    engine = scene.day.engine
+    scene.send(id="s-1", action="sell")
+    scene.let(2)
+    lane = engine.dispatcher.lanes["A-1"]
+    lane.hold_entries("BREAKER", "its broker fails")
+    for number in (2, 3, 4):
+        scene.send(id=f"s-{number}", valid_for_s="30")  # -1 + 3 is within the limit
+    scene.send(id="s-5", action="close")
+    scene.let(1)
+    lane.release_entries("BREAKER")
+    scene.let(2)
+    came_to = [
+        (order.signal_id, order.status, order.code)
+        for order in engine.orders.orders.values()
+        if order.signal_id in {"s-2", "s-3", "s-4"}
+    ]
+    assert came_to == [
+        ("s-2", OrderStatus.FILLED, ""),
+        ("s-3", OrderStatus.FILLED, ""),
+        ("s-4", OrderStatus.DENIED, "POS_MAX"),
+    ]
+    assert scene.day.venue_position("A-1", "AAPL") == 2
+    assert scene.day.world.violations == []
+
+
+@pytest.mark.parametrize("listed", [OrderStatus.NEW, OrderStatus.PENDING_CANCEL])
+async def test_a_cancel_that_was_lost_is_found_out_by_looking(listed: OrderStatus) -> None:
+    order = make_order("O-1")
+    order.status, order.order_id, order.first_byte_ns = OrderStatus.PENDING_CANCEL, "b-1", 1
+    state = make_state()
+    state.working[order.cl_ord_id] = order
+    session = ScriptedSession()
+    session.listed = [
+        ExecutionReport(order.account, "O-1", ExecType.STATUS, listed, "b-1", symbol=order.symbol,
+                        side=order.side, order_qty=order.order_qty)
+    ]  # fmt: skip
+    clock = HandClock()
+    reconciler = Reconciler(
+        clock,
+        lambda report: order.apply(report, clock.now()) and None,
+        lambda order: None,
+        lambda account, text: None,
+        lambda order, text: None,
+    )
+    await reconciler.compare(state, session)
+    await reconciler.stop()
+    assert order.status is listed
