@@ -152,7 +152,10 @@ def read_journal(path: Path, after: int = 0) -> Journal:
         found.fills = [dict(row) for row in connection.execute("SELECT * FROM fills")]
         for row in connection.execute("SELECT account, symbol, qty FROM positions"):
             found.positions[row["account"], row["symbol"]] = Decimal(row["qty"])
-        for row in connection.execute("SELECT * FROM halts"):
+        # A control's own pause ends by itself, when what tripped it does.
+        for row in connection.execute(
+            "SELECT * FROM halts WHERE NOT (state = 'reducing' AND by != 'operator')"
+        ):
             found.halts[row["scope"]] = (row["state"], row["at"])
     return found
 

@@ -33,6 +33,7 @@ from tests.crash.history import (
 )
 
 NOW = time.monotonic_ns()
+WALL = datetime.now(UTC)  # at that same moment
 CASH = Decimal(1000)
 
 
@@ -104,7 +105,7 @@ def sound() -> History:
     document = {
         "source": "bot",
         "id": "s",
-        "issued_at": datetime.now(UTC).isoformat(),
+        "issued_at": WALL.isoformat(),
         "valid_for_s": 60,
     }
     return History(
@@ -201,7 +202,7 @@ def a_dead_engine_sends(h: History) -> None:
 
 
 def sent_too_old(h: History) -> None:
-    long_ago = datetime.now(UTC) - timedelta(seconds=120)
+    long_ago = WALL - timedelta(seconds=120)
     h.sent[0].document["issued_at"] = long_ago.isoformat()
 
 

@@ -601,7 +601,9 @@ async def test_kill_stops_cancels_and_stays(tmp_path, sim: SimBroker) -> None:
         )  # an account is done once its broker's own list was read empty
         await eventually(lambda: all(run.row(a)["done"] for run in runs for a in run.accounts()))
         status = (await w.http.get("/v1/status")).json()
-        assert all(row["done"] and row["cancels_sent"] == 3 for row in status["kill"]), status["kill"]
+        assert all(row["done"] and row["cancels_sent"] == 3 for row in status["kill"]), status[
+            "kill"
+        ]
         assert all(row["cancels_confirmed"] == 3 for row in status["kill"])
     async with world(tmp_path) as w:
         assert (await w.post(id="restarted")).json()["code"] == "HALTED"
