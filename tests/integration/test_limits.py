@@ -198,6 +198,8 @@ async def test_what_there_is_to_do_is_told_everywhere(tmp_path, sim: SimBroker) 
             "accounts": list(rows.values()),
             "open_orders": [],
             "unknown_orders": [],
+            "differences": [],
+            "external": [],
             "latency": w.engine.latency(),
         }
         shown = screen(state)
