@@ -37,6 +37,8 @@ class Gate:
         self._shared = shared
         self._daily_loss = daily_loss
         self.look_at_latch: Callable[[], None] = lambda: None
+        self.position: Callable[[AccountState, Order], Reason | None] = lambda _state, _order: None
+        """Says of an entry whether it may lead to too large a position (C05)."""
         self.no_lease: Callable[[], Reason | None] | None = None  # where the book is leased (C27)
 
     def refusal(self, order: Order) -> Reason | None:
@@ -59,6 +61,8 @@ class Gate:
             return "INACTIVE", "the account was switched off"
         elif state.limits.max_daily_loss is not None and (lost := self._daily_loss(state)):
             return lost
+        elif state.summed and (over := self.position(state, order)):
+            return over
         return self._latched(order, state) if self._states else None
 
     def _latched(self, order: Order, state: AccountState) -> Reason | None:

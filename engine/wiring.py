@@ -229,6 +229,7 @@ def _check_orders(engine: TradingEngine) -> None:
     )
     engine.orders.book = pretrade
     engine.keeper.moved = pretrade.moved
+    engine.last_gate.position = pretrade.position_refusal
     engine.planner = Planner(
         book=engine.journal.book,
         config=engine.config,

@@ -371,8 +371,33 @@ class PreTrade:
         total = held + working + ask.quantity
         if total <= most or ask.quantity <= before:
             return None
-        parts = " + ".join(map(to_text, (held, working, ask.quantity)))
-        return "POS_MAX", f"position + working + this: {parts} = {to_text(total)} > {to_text(most)}"
+        return _position_max(held, working, ask.quantity, most)
+
+    def position_refusal(self, state: AccountState, order: Order) -> Reason | None:
+        """Check C05 once more before an entry's first byte: a position it reckoned with may be closed by now.
+
+        Of entries that wait, the first take what room there is; a replacement counts with what it adds.
+        """
+        most, book = state.limits.max_position_quantity, self.exposure
+        quantity = book.counted(order.cl_ord_id)[0]
+        if most is None or not quantity:
+            return None
+        held = book.position(state, order.symbol, order.side)
+        # In the turn of a fill the position has it before the book does: no more than is left counts.
+        working = sum(
+            (
+                min(book.counted(other.cl_ord_id)[0], other.leaves_qty)
+                for other in state.working.values()
+                if other is not order
+                and other.symbol == order.symbol
+                and other.side is order.side
+                and (other.was_sent or other.status is not OrderStatus.PENDING_NEW)
+            ),
+            ZERO,
+        )
+        if held + working + quantity <= most:
+            return None
+        return _position_max(held, working, quantity, most)
 
     def _too_much_open(self, state: AccountState, ask: Ask) -> Reason | None:
         """Check open orders and gross exposure, of the account and of the firm (control C06)."""
@@ -385,3 +410,9 @@ class PreTrade:
                 return found
         room = ask.room
         return room.sums.refusal("the firm", ask, book) if room is not None else None
+
+
+def _position_max(held: Decimal, working: Decimal, quantity: Decimal, most: Decimal) -> Reason:
+    parts = " + ".join(map(to_text, (held, working, quantity)))
+    total = to_text(held + working + quantity)
+    return "POS_MAX", f"position + working + this: {parts} = {total} > {to_text(most)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ KILL_WITHIN_NS = 10_000_000
 _ROUNDED = Decimal("1e-15")  # what a look-up tells is a total and an average price of 28 digits
 _OPEN_ENDED = {OrderStatus.PENDING_NEW, OrderStatus.UNKNOWN, OrderStatus.PENDING_CANCEL}
 _NEVER_ACCEPTED = {OrderStatus.DENIED, OrderStatus.EXPIRED, OrderStatus.REJECTED}
+_STATE, _PLAN = 7, 10  # columns of a signal's row: before ``state`` stands what never changes
 STATE_TABLES = ("orders", "fills", "positions", "signals", "halts", "days", "square_offs")
 
 
@@ -320,10 +322,22 @@ class Oracle:
                         world.violation("lost", f"{account} {cl_ord_id} was planned, has no row")
 
     def judge_recovery(self, first: dict[str, Any], second: dict[str, Any]) -> None:
-        """Judge two recoveries in a row: the second changes nothing."""
+        """Judge two recoveries in a row: the second changes nothing but what an approval's end does, by its time."""
+        over = {row[0] for row in first["signals"] if self._hold_is_over(row)}
         for table in STATE_TABLES:
-            if first[table] != second[table]:
+            before, after = first[table], second[table]
+            if table == "signals":
+                before, after = (
+                    [row[:_STATE] if row[0] in over else row for row in rows]
+                    for rows in (before, after)
+                )
+            if before != after:
                 self._world.violation("I12", f"a second recovery changes {table}")
+
+    def _hold_is_over(self, row: tuple[Any, ...]) -> bool:
+        """Say whether a signal waited for approval when it was read, and the time for that has passed since."""
+        expires = orjson.loads(row[_PLAN])["hold_expires_at"]
+        return bool(expires) and datetime.fromisoformat(expires) <= self._world.wall()
 
 
 def _broken_chain(day: Day) -> str:

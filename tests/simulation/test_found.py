@@ -18,6 +18,7 @@ from engine.model.messages import ExecutionReport
 from tests.helpers import HandClock, ScriptedSession, make_order, make_state
 from tests.simulation.day import Day
 from tests.simulation.life import Life
+from tests.simulation.oracle import STATE_TABLES
 from tests.simulation.world import SECOND
 
 
@@ -174,6 +175,26 @@ def test_entries_that_reckoned_with_a_short_position_do_not_leave_once_it_is_clo
     ]
     assert scene.day.venue_position("A-1", "AAPL") == 2
     assert scene.day.world.violations == []
+
+
+def test_an_approval_that_runs_out_between_two_recoveries_is_no_change_of_theirs(
+    scene: Scene,
+) -> None:
+    scene.life.kill()
+    sizing = {"method": "fixed", "quantity": "1"}
+    scene.day.put_account({"id": "A-1", "broker": "alpaca", "sizing": sizing, "approval": "review"})
+    scene.boot()
+    scene.send()
+    scene.let(1)
+    dumps = [scene.day.disk.dump(*STATE_TABLES)]
+    scene.let(60)
+    dumps.append(scene.day.disk.dump(*STATE_TABLES))
+    (row,) = dumps[1]["signals"]
+    assert "expired" in row
+    scene.day.oracle.judge_recovery(*dumps)
+    assert scene.day.world.violations == []
+    scene.day.oracle.judge_recovery(dumps[1], dumps[0])  # what is over stays over
+    assert len(scene.day.world.violations) == 1
 
 
 @pytest.mark.parametrize("listed", [OrderStatus.NEW, OrderStatus.PENDING_CANCEL])
