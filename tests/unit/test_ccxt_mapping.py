@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, getcontext
 from typing import Any
 
 import ccxt.async_support as errors
 import pytest
 
 from engine.brokers.ccxt import mapping
+from engine.brokers.ccxt.adapter import _library
 from engine.errors import BrokerProtocolError
 from engine.model.enums import ExecType, OrderStatus, OrderType, Side, TimeInForce
 from engine.model.order import Order
@@ -265,3 +266,12 @@ def test_totals_of_trades() -> None:
     ]
     assert mapping.totals("A", trades, "17") == (Decimal("0.75"), Decimal(101))
     assert mapping.totals("A", trades, "19") == (None, None)
+
+
+def test_ccxt_keeps_its_rounding_to_itself() -> None:
+    """Its own rounding changes the thread's decimal context: half a cent of everybody's money with it."""
+    before = getcontext().copy()
+    exchange = _library().binance()
+    assert exchange.decimal_to_precision("0.0155", rounding_mode=1, precision=3) == "0.016"
+    assert (getcontext().rounding, getcontext().traps) == (before.rounding, before.traps)
+    assert round(Decimal("-1.805"), 2) == Decimal("-1.80")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from decimal import localcontext
+from functools import wraps
 from types import ModuleType
 from typing import Any
 
@@ -180,7 +183,22 @@ def _library() -> ModuleType:
         raise ConfigError(
             "accounts with broker ccxt need ccxt: pip install 'volley[ccxt]'"
         ) from None
+    _keep_to_itself(sys.modules["ccxt.base.exchange"])  # the package hides it from an import
     return library  # type: ignore[no-any-return]
+
+
+def _keep_to_itself(base: Any) -> None:
+    """Let ccxt round in a decimal context of its own: it changes the thread's, and with it everybody's money."""
+    round_ = base.decimal_to_precision  # every instance takes it from there
+    if hasattr(round_, "__wrapped__"):
+        return
+
+    @wraps(round_)
+    def contained(*given: Any, **named: Any) -> Any:
+        with localcontext():
+            return round_(*given, **named)
+
+    base.decimal_to_precision = contained
 
 
 def spot_only(exchange: Any) -> None:
