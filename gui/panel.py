@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 
 from PySide6.QtCore import QEvent, QObject, Qt
 from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent, QPalette
-from PySide6.QtWidgets import QHBoxLayout, QLabel, QLineEdit, QMenu, QVBoxLayout, QWidget
+from PySide6.QtWidgets import (
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QMenu,
+    QSplitter,
+    QVBoxLayout,
+    QWidget,
+)
 
 from engine.client import Row
 from engine.model.enums import ConnectionState
@@ -250,6 +258,85 @@ class TablePanel(Panel):
         """Take back columns, sorting and filter."""
         self.view.restore_layout(state)
         self.filter.setText(str(state.get("filter", "")))
+
+
+class PairPanel(TablePanel):
+    """A panel of two tables, one above the other. ``SECOND`` is the other table of the feed.
+
+    ``SECOND_NAME`` is constant: its columns are saved under it. ``SECOND_ABOVE`` puts it on top; ``SIZES`` are the
+    heights, from the top. ``summary`` is the line over the lower table, hidden while it is empty.
+    """
+
+    SECOND: ClassVar[str] = ""
+    SECOND_COLUMNS: ClassVar[tuple[Column, ...]] = ()
+    SECOND_NAME: ClassVar[str] = ""
+    SECOND_SORT: ClassVar[tuple[str, bool]] = ("", False)
+    SECOND_EMPTY: ClassVar[tuple[str, str]] = ("", "")
+    SECOND_ABOVE: ClassVar[bool] = False
+    SIZES: ClassVar[tuple[int, int]] = (200, 200)
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self.second = TableModel(self.SECOND_COLUMNS, desk.store, self)
+        self.second_view = TableView(self.second, self.SECOND_NAME, self)
+        self.second_view.empty_title, self.second_view.empty_text = self.SECOND_EMPTY
+        self.second_view.changed = desk.layout_touched.emit
+        self.second_view.chosen.connect(desk.registry.refresh)
+        self.second.attach(self.SECOND)
+        key, descending = self.SECOND_SORT
+        order = Qt.SortOrder.DescendingOrder if descending else Qt.SortOrder.AscendingOrder
+        self.second.sort([column.key for column in self.second.columns].index(key), order)
+        self.summary = Caption("", 12, 500, "text")
+
+    def build(self) -> None:
+        """Put both tables in."""
+        self.view.installEventFilter(self)
+        upper, lower = (
+            (self.second_view, self.view) if self.SECOND_ABOVE else (self.view, self.second_view)
+        )
+        below = QWidget()
+        lines = QVBoxLayout(below)
+        lines.setContentsMargins(0, 0, 0, 0)
+        lines.setSpacing(0)
+        self.summary.setContentsMargins(10, 5, 10, 5)
+        self.summary.shrink()
+        self.summary.setVisible(bool(self.summary.text()))
+        lines.addWidget(self.summary)
+        lines.addWidget(lower, 1)
+        halves = QSplitter(Qt.Orientation.Vertical)
+        halves.setChildrenCollapsible(False)
+        halves.addWidget(upper)
+        halves.addWidget(below)
+        halves.setSizes(list(self.SIZES))
+        self.body.addWidget(halves, 1)
+
+    def summarise(self) -> str:
+        """Return the line over the lower table."""
+        return ""
+
+    def tick(self) -> None:
+        """Move ages on in both tables and rewrite the summary."""
+        super().tick()
+        self.second.tick()
+        text = self.summarise()
+        if self.summary.text() != text:
+            self.summary.setText(text)
+            self.summary.setVisible(bool(text))
+
+    def on_link(self) -> None:
+        """Grey both tables while not live."""
+        super().on_link()
+        self.second.stale = self.model.stale
+        self.second_view.viewport().update()
+
+    def state(self) -> dict[str, Any]:
+        """Keep both tables' columns."""
+        return super().state() | {self.SECOND_NAME: self.second_view.layout_state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back both tables' columns."""
+        super().restore(state)
+        self.second_view.restore_layout(state.get(self.SECOND_NAME, {}))
 
 
 def row_of(*widgets: QWidget, spacing: int = 6) -> QWidget:

@@ -315,10 +315,10 @@ def test_the_kill_key_cancels_what_works_shows_how_far_it_is_and_is_lifted_by_ha
             await desk.orders(lambda orders: by_account(orders) == {"A-003": (0, "canceled")})
             risk: Any = desk.window.panels["risk"]
             await until(risk.isVisible)
-            await until(lambda: set(risk.kill.order) == {"A-001", "A-002", "A-003"})
-            await until(lambda: all(risk.kill.rows[a]["done"] for a in risk.kill.order))
+            await until(lambda: set(risk.second.order) == {"A-001", "A-002", "A-003"})
+            await until(lambda: all(risk.second.rows[a]["done"] for a in risk.second.order))
             assert [
-                risk.kill.rows["A-003"][name]
+                risk.second.rows["A-003"][name]
                 for name in ("cancels_sent", "cancels_confirmed", "working")
             ] == [1, 1, 0]
             await until(lambda: "3/3 accounts done" in risk._summary.text())

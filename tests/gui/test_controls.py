@@ -54,18 +54,18 @@ async def test_all_thirty_controls_are_shown_with_what_they_refused(desk: DeskUn
 
 
 async def test_a_used_up_limit_has_a_mark_and_not_only_a_colour(desk: DeskUnderTest) -> None:
-    shown = texts(desk, "controls", "percent", "usage_view")
+    shown = texts(desk, "controls", "percent", "second_view")
     assert shown == ["■ 100 %", "▲ 97 %", "▲ 85 %", "30 %"]
-    assert texts(desk, "controls", "scope", "usage_view")[1] == "The firm"
+    assert texts(desk, "controls", "scope", "second_view")[1] == "The firm"
 
 
 async def test_a_reviewed_strategy_goes_on(qtbot: QtBot, desk: DeskUnderTest) -> None:
     desk.desk.show_panel("controls")
     panel = desk.window.panels["controls"]
     assert not button(desk, "control.review").isEnabled()
-    assert panel.usage_view.select_key("account:A-002/max_orders_per_day")
+    assert panel.second_view.select_key("account:A-002/max_orders_per_day")
     assert not button(desk, "control.review").isEnabled()
-    assert panel.usage_view.select_key("strategy:breakout/max_unreviewed")
+    assert panel.second_view.select_key("strategy:breakout/max_unreviewed")
     qtbot.mouseClick(button(desk, "control.review"), Qt.MouseButton.LeftButton)
     qtbot.mouseClick(go(opened(desk, "confirm")), Qt.MouseButton.LeftButton)
     await until(lambda: desk.sent("review"))
@@ -122,8 +122,8 @@ async def test_a_repair_is_held_not_clicked(qtbot: QtBot, desk: DeskUnderTest) -
 async def test_orders_of_others_are_counted(desk: DeskUnderTest) -> None:
     panel = desk.window.panels["reconciliation"]
     panel.tick()
-    assert panel._summary.text() == "Orders of others: 1"
-    assert texts(desk, "reconciliation", "symbol", "external_view") == ["NVDA"]
+    assert panel.summary.text() == "Orders of others: 1"
+    assert texts(desk, "reconciliation", "symbol", "second_view") == ["NVDA"]
 
 
 # --- limits -----------------------------------------------------------------------------------

@@ -321,10 +321,10 @@ async def test_the_progress_of_a_kill_comes_to_the_front(desk: DeskUnderTest) ->
     risk = desk.window.panels["risk"]
     await until(risk.isVisible)
     desk.window.tick()
-    assert "accounts done" in risk._summary.text()
+    assert "accounts done" in risk.summary.text()
     assert desk.window.banner.shown == "halted"
     assert "HALTED" in desk.window.top_bar.trading.text
-    left = [risk.kill.rows[key]["working"] for key in risk.kill.order]
+    left = [risk.second.rows[key]["working"] for key in risk.second.order]
     assert left == sorted(left, reverse=True)
 
 
