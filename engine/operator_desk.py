@@ -107,7 +107,7 @@ class OperatorDesk:
             case c.Resend():
                 return await self.by_hand.resend(command)
             case c.CancelOrder():
-                return self.by_hand.cancel_order(command)
+                return await self.by_hand.cancel_order(command)
             case c.ReplaceOrder():
                 return await self.by_hand.replace_order(command)
             case c.ClosePosition():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -49,14 +50,17 @@ class OrdersByHand:
             raise CommandRefused("NOT_WORKING", f"{cl_ord_id} is {order.status.value}")
         return order
 
-    def cancel_order(self, command: c.CancelOrder) -> Result:
-        """Cancel a working order."""
+    async def cancel_order(self, command: c.CancelOrder) -> Result:
+        """Cancel a working order; one that had not left is closed durably before this says so."""
         order = self._working(command.cl_ord_id)
         engine = self._engine
         if not engine.cancel(order, "CANCELED_BY_OPERATOR", "canceled by hand before it left"):
             raise CommandRefused("NOT_CONNECTED", f"account {order.account} has no broker session")
-        result = "canceled" if order.status.terminal else "requested"
-        return {"result": result, "cl_ord_id": order.cl_ord_id}
+        if not order.status.terminal:
+            return {"result": "requested", "cl_ord_id": order.cl_ord_id}
+        with suppress(StoreError):  # then nothing is sent any more
+            await engine.journal.flushed()  # or the next engine would find it absent, and send it
+        return {"result": "canceled", "cl_ord_id": order.cl_ord_id}
 
     def _session(self, account: str) -> Any:
         session = self._engine.fleet.sessions.get(account)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -275,6 +277,10 @@ async def test_a_queued_order_is_cancelled_before_it_leaves(tmp_path, sim: SimBr
         result = await w.command("cancel_order", cl_ord_id=order.cl_ord_id)
         assert result["result"] == "canceled"
         assert (order.status, order.code) == (OrderStatus.DENIED, "CANCELED_BY_OPERATOR")
+        # The answer is a promise: a crash right after it must not bring the order back.
+        with closing(sqlite3.connect(tmp_path / "home" / "journal.sqlite3")) as journal:
+            query = "SELECT status FROM orders WHERE cl_ord_id = ?"
+            assert journal.execute(query, (order.cl_ord_id,)).fetchall() == [("denied",)]
         await w.send(id="s-2")
         assert len(at_venue(sim)) == 2
 
