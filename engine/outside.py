@@ -11,7 +11,6 @@ from engine.clock import Clock
 from engine.config import Config
 from engine.fleet import Fleet
 from engine.home import Home
-from engine.kill_latch import KillLatch
 from engine.log import register_secret
 from engine.market.broker_quotes import BrokerQuotes
 from engine.market.simulated import SimulatedPrices
@@ -65,18 +64,19 @@ def open_vault(home: Home) -> RegisteringVault:
 
 
 def own_adapters(
-    config: Config, home: Home, paper: PaperMarket, tokens: TokenStore, shared: KillLatch
+    engine: TradingEngine, home: Home, paper: PaperMarket, tokens: TokenStore
 ) -> Callable[[str], BrokerAdapter]:
-    """Return what makes a broker's adapter by its name; its wires ask the latch before a request leaves."""
+    """Return what makes a broker's adapter by its name; its wires ask latch and gate before an order leaves."""
 
     def make(name: str) -> BrokerAdapter:
         directory = home.path / "paper"
         if name == "paper":
             directory.mkdir(mode=0o700, exist_ok=True)
-        adapter = make_adapter(name, config, paper, directory, tokens)
+        adapter = make_adapter(name, engine.config, paper, directory, tokens)
         hub = getattr(adapter, "hub", None)  # what a broker's wires share; paper and ccxt have none
         if hub is not None:
-            hub.latch = shared
+            hub.latch = engine.shared
+            hub.gate = engine.gate
         return adapter
 
     return make

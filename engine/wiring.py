@@ -148,9 +148,7 @@ def _connect_accounts(
         clock=engine.clock,
         store=accounts,
         vault=vault,
-        make_adapter=outside.adapter
-        if outside
-        else own_adapters(config, home, paper, tokens, engine.shared),
+        make_adapter=outside.adapter if outside else own_adapters(engine, home, paper, tokens),
         keeper=engine.keeper,
         dispatcher=engine.dispatcher,
         sink=engine,

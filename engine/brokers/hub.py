@@ -40,6 +40,8 @@ class WireHub:
         self._pacers: dict[tuple[str, str], Pacer] = {}
         self.latch: KillLatch | None = None
         """The home's kill switch: what was pressed outside this process keeps orders from being written."""
+        self.gate: Callable[[Order], object] = lambda _order: None
+        """Says why an order may not leave; asked again of one that had to wait here."""
 
     def pacer(self, host: str, route: Route | None, per_second: float) -> Pacer:
         """Return what spaces new connections to ``host`` by one way out; 0: no limit.
@@ -60,6 +62,13 @@ class WireHub:
             and latch.words[GENERATION] != latch.seen
             and isinstance(exchange.stamps, Order)
         )
+
+    def barred(self, exchange: Exchange) -> bool:
+        """Say whether an order that waited for a connection may not leave any more."""
+        order = exchange.stamps
+        if not isinstance(order, Order):
+            return False
+        return self.latched(exchange) or self.gate(order) is not None
 
     def attach(self) -> None:
         """Bind to the running loop."""

@@ -48,8 +48,8 @@ class RequestQueue:
             if 0 < exchange.send_before_ns < monotonic_ns():
                 self._hub.refuse(exchange, "it was too old by the time it could be sent")
                 continue
-            if self._hub.latched(exchange):
-                self._hub.refuse(exchange, "the kill switch was pressed before it left")
+            if self._hub.barred(exchange):
+                self._hub.refuse(exchange, "it may not leave any more")
                 continue
             return request, exchange
         return None

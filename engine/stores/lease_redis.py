@@ -160,7 +160,11 @@ class BookLease:
     async def _keep(self) -> None:
         while not self.taken_by:
             await asyncio.sleep(self._ttl_s / _RENEWALS)
-            await self._ask("renew" if self._held else "take")
+            try:
+                await self._ask("renew" if self._held else "take")
+            except Exception as error:
+                log.exception("the lease cannot be asked for")
+                self.problem = f"its answer cannot be read ({type(error).__name__})"
         log.critical("%s", self.taken_by)
         self.on_lost(self.taken_by)
 

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from engine.brokers.wire import CONTROL, WireHub, WirePool, header
+from tests.helpers import make_order
 from tests.wire_rig import (
     CHUNKED,
     CLOSING,
@@ -366,3 +367,28 @@ def test_the_same_on_uvloop():
         runner.run(test_a_window_that_is_full_has_no_last_byte_yet())
         runner.run(test_idle_connections_are_replaced_while_staying_ready())
         runner.run(test_stop_settles_every_request())
+
+
+async def test_an_order_that_waited_for_a_connection_asks_the_gate_again():
+    """A halt that was latched meanwhile keeps it here; what is no order goes all the same."""
+    answered = asyncio.Event()
+    seen: list[bytes] = []
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            seen.append(await request(reader))
+            await answered.wait()
+            writer.write(PLAIN)
+            await writer.drain()
+
+    async with wired(slow) as (pool, _server):
+        first, second, third = Probe(), Probe(), Probe()
+        second.stamps = make_order("O-2")  # type: ignore[assignment]
+        pool.send(REQUEST, first)
+        pool.send(REQUEST, second)
+        pool.send(REQUEST.replace(b"POST", b"READ"), third)  # behind it, and no order
+        pool.hub.gate = lambda order: ("HALTED", f"{order.cl_ord_id} may not leave")
+        answered.set()
+        assert (await second.done)[:2] == ("failure", False)
+        assert (await third.done)[0] == "reply"
+    assert [each[:4] for each in seen] == [b"POST", b"READ"]
