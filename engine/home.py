@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -21,14 +20,12 @@ from typing import IO, Any, Final
 import platformdirs
 
 from engine.errors import ConfigError, HomeLocked
+from engine.file_lock import try_lock, unlock
 from engine.model.identifiers import NAME
 
 TOKEN_VARIABLE: Final = "VOLLEY_TOKEN"  # noqa: S105 (the variable's name, not its value)
 _SECRET_BYTES: Final = 32
 _MIN_TOKEN: Final = 16  # characters of a token a person put into the file
-_LOCK_BYTE: Final = (
-    1 << 30
-)  # Windows locks bytes: one far behind the text, so the text stays readable
 _LOCK_PATIENCE_S: Final = 0.3  # a probe (running_engine) may hold the lock for an instant
 
 
@@ -131,12 +128,12 @@ class Home:
     def _guard(self) -> Iterator[None]:
         """Hold the short lock under which processes sharing this home write its small files."""
         with _open_lock(self.path / ".guard") as file:
-            while not _try_lock(file):
+            while not try_lock(file.fileno()):
                 time.sleep(0.005)
             try:
                 yield
             finally:
-                _unlock(file)
+                unlock(file.fileno())
 
     def _hook_secrets(self) -> dict[str, str]:
         try:
@@ -170,7 +167,7 @@ class HomeLock:
     def __init__(self, path: Path) -> None:
         file = _open_lock(path)
         deadline = time.monotonic() + _LOCK_PATIENCE_S
-        while not _try_lock(file):
+        while not try_lock(file.fileno()):
             if time.monotonic() > deadline:
                 file.close()
                 raise HomeLocked(_held(path))
@@ -194,7 +191,7 @@ class HomeLock:
         file.seek(0)
         file.truncate()
         file.flush()
-        _unlock(file)
+        unlock(file.fileno())
         file.close()
 
     def __enter__(self) -> HomeLock:
@@ -219,8 +216,8 @@ def lock_holder(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     with _open_lock(path) as file:
-        if _try_lock(file):
-            _unlock(file)
+        if try_lock(file.fileno()):
+            unlock(file.fileno())
             return None
         try:
             content = json.loads(file.read(4096))
@@ -307,35 +304,3 @@ def _held(path: Path) -> str:
 def _open_lock(path: Path) -> IO[bytes]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     return os.fdopen(handle, "r+b", buffering=0)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        position = file.tell()
-        file.seek(_LOCK_BYTE)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        finally:
-            file.seek(position)
-        return True
-
-    def _unlock(file: IO[bytes]) -> None:
-        file.seek(_LOCK_BYTE)
-        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _unlock(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_UN)

@@ -6,7 +6,7 @@ Halts are kept here beside the journal's rows; a scope is halted if either says 
 
 The file is 64 sectors of 512 bytes. Sector 0 holds words; every other one holds at most one record, a JSON object
 behind its checksum and length, so that a write cut short damages one record, which then counts as a halt of
-everything. No lock is taken: a process that hangs could hold it.
+everything. Those who write records take turns, but nobody waits long: who has the turn may hang.
 
 Only the standard library is used: the watchdog's process must be small and start at once.
 """
@@ -20,9 +20,13 @@ import os
 import secrets
 import struct
 import sys
+import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+
+from engine.file_lock import try_lock, unlock
 
 FILE: Final = "latch"
 FIRM: Final = "all"
@@ -45,6 +49,7 @@ _FIRM_SECTOR: Final = 2
 _FIRST_SECTOR: Final = 3
 _HEAD: Final = struct.Struct("<IH")
 _MOST: Final = SECTOR - _HEAD.size
+_PATIENCE_S: Final = 0.05
 _DAMAGED: Final = "a record of the latch file is damaged"
 
 Record = dict[str, Any]
@@ -114,15 +119,16 @@ class KillLatch:
 
         Where no room is left for one more scope, everything is halted.
         """
-        sector, known = self._find(scope)
-        record = {"scope": scope, "reason": reason, "by": by, "at": at, "open": unfinished}
-        if known is not None:
-            record["at"] = known["at"]
-            record["open"] = unfinished or known["open"]
-            record["flat"] = known.get("flat", False)
-        if sector is None:
-            sector, record["scope"] = _FIRM_SECTOR, FIRM
-        self._put(sector, record)
+        with self._turn():  # or two that halt at once choose the same place
+            sector, known = self._find(scope)
+            record = {"scope": scope, "reason": reason, "by": by, "at": at, "open": unfinished}
+            if known is not None:
+                record["at"] = known["at"]
+                record["open"] = unfinished or known["open"]
+                record["flat"] = known.get("flat", False)
+            if sector is None:
+                sector, record["scope"] = _FIRM_SECTOR, FIRM
+            self._put(sector, record)
 
     def flattened(self, scope: str) -> None:
         """Note that another process has closed positions of a halted scope: the engine's book does not know."""
@@ -162,6 +168,18 @@ class KillLatch:
     def name_engine(self, **facts: Any) -> None:
         """Write what another process needs to know of the engine."""
         self._put(_ENGINE_SECTOR, facts)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Write alone, unless whoever writes takes too long about it."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not (mine := try_lock(self._file)) and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        try:
+            yield
+        finally:
+            if mine:
+                unlock(self._file)
 
     # ---- sectors -----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +21,7 @@ from engine.cli.engine import loop_factory
 from engine.kill_latch import FILE, FIRM, GENERATION, SECTOR, SECTORS, SIZE, KillLatch
 from engine.model.enums import OrderStatus
 from engine.simbroker import SimBroker
+from tests.processes import ROOT
 from tests.world import World, alpaca, eventually, venue, world
 
 FAR = {"order_type": "limit", "limit_price": "185", "time_in_force": "gtc"}
@@ -353,21 +356,38 @@ def test_a_long_reason_is_cut_and_the_halt_stands(latch: KillLatch) -> None:
     assert set(record["reason"]) == {"ü"}
 
 
-async def test_many_presses_at_once_are_all_kept(tmp_path: Path) -> None:
-    """Two processes press for different scopes at the same time: each finds a place of its own."""
-    latch = KillLatch(tmp_path / FILE)
-    names = [f"account:A{n}" for n in range(40)]
+PRESS = """
+import sys
+from pathlib import Path
+from engine.kill_latch import KillLatch
+path, name = Path(sys.argv[1]), sys.argv[2]
+sys.stdin.read()
+for number in range(12):
+    mine = KillLatch(path)
+    mine.halt(f"account:{name}-{number}", "x", "me", "then")
+    mine.press()
+    mine.close()
+"""
 
-    def press(name: str) -> None:
-        mine = KillLatch(tmp_path / FILE)
-        mine.halt(name, "x", "me", "then")
-        mine.press()
-        mine.close()
 
-    for name in names:
-        await asyncio.to_thread(press, name)
-    assert sorted(record["scope"] for record in latch.halts()) == sorted(names)
-    latch.close()
+def test_many_presses_at_once_are_all_kept(tmp_path: Path) -> None:
+    """Four processes press for different scopes at the same moment: each finds a place of its own."""
+    for number in range(5):
+        path = tmp_path / f"latch-{number}"
+        latch = KillLatch(path)
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", PRESS, str(path), name], stdin=subprocess.PIPE, cwd=ROOT
+            )
+            for name in "ABCD"
+        ]
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()  # off they go
+        assert [process.wait(60) for process in processes] == [0] * 4
+        wanted = {f"account:{name}-{scope}" for name in "ABCD" for scope in range(12)}
+        assert {record["scope"] for record in latch.halts()} == wanted
+        latch.close()
 
 
 async def test_positions_closed_outside_are_not_closed_again(tmp_path, sim) -> None:
