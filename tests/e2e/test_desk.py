@@ -321,7 +321,7 @@ def test_the_kill_key_cancels_what_works_shows_how_far_it_is_and_is_lifted_by_ha
                 risk.second.rows["A-003"][name]
                 for name in ("cancels_sent", "cancels_confirmed", "working")
             ] == [1, 1, 0]
-            await until(lambda: "3/3 accounts done" in risk._summary.text())
+            await until(lambda: "3/3 accounts done" in risk.summary.text())
             await until(lambda: "halted" in desk.window.banner.conditions)
             late = await alert(home, ticker="NASDAQ:MSFT")
             await until(lambda: desk.shown("signals").get(late, {}).get("Sent") == "·")
