@@ -103,6 +103,7 @@ class Desk:
         order = make_order(cl_ord_id, **fields)
         order.status = status
         self.states[order.account].working[order.cl_ord_id] = order
+        self.pretrade.changed(order)
         return order
 
     def latch(self, scope: str, state: TradingState) -> None:

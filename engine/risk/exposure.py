@@ -1,8 +1,9 @@
 """What open orders and positions add up to (controls C05 and C06), counted from the moment an order is planned.
 
-The book is incremental: each order is one record, and a change of it moves two sums. Only entries are counted; exits
-take exposure away. An entry counts with what may still fill, at its own price or, for a market order, at the newest
-price when it was reserved. Unknown orders count like working ones.
+The book is incremental: each order is one record, and a change of it moves two sums. Only entries are counted in the
+sums; an entry counts with what may still fill, at its own price or, for a market order, at the newest price when it
+was reserved. Exits are kept by symbol and side: what they leave of a position is asked with it. Unknown orders count
+like working ones.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ class ExposureBook:
         self._firm = _Account()
         self._foreign: dict[str, list[str]] = {}  # account → keys of its foreign orders
         self._instead_of: dict[str, str] = {}  # a replacement about to be reserved → its original
+        self._exits: dict[tuple[str, str, Side], dict[str, Order]] = {}  # by account, symbol and side
         # Positions: (account, symbol) → (broker, |quantity|); (broker, symbol) → Σ |quantity|.
         self._held: dict[tuple[str, str], tuple[str, Decimal]] = {}
         self._held_qty: dict[tuple[str, str], Decimal] = {}
@@ -115,6 +117,7 @@ class ExposureBook:
         foreign = {key for keys in self._foreign.values() for key in keys}
         for key in self._orders.keys() - foreign:
             self._end(key)
+        self._exits.clear()
         self._held.clear()
         self._held_qty.clear()
         for order in orders:
@@ -125,6 +128,7 @@ class ExposureBook:
     def follow(self, order: Order) -> None:
         """Count an order as it is now: new, changed or done."""
         if order.reducing:
+            self._follow_exit(order)
             return
         key = order.cl_ord_id
         known = self._orders.get(key)
@@ -142,8 +146,19 @@ class ExposureBook:
         for successor in known.successors:
             self._count(successor, self._orders[successor])
 
+    def _follow_exit(self, order: Order) -> None:
+        place = (order.account, order.symbol, order.side)
+        if not order.status.terminal:
+            self._exits.setdefault(place, {})[order.cl_ord_id] = order
+        elif exits := self._exits.get(place):
+            exits.pop(order.cl_ord_id, None)
+            if not exits:
+                del self._exits[place]
+
     def forget(self, order: Order) -> None:
         """Take back an order that never came to be."""
+        if exits := self._exits.get((order.account, order.symbol, order.side)):
+            exits.pop(order.cl_ord_id, None)
         self._instead_of.pop(order.cl_ord_id, None)
         if order.cl_ord_id in self._orders:
             self._end(order.cl_ord_id)
@@ -257,23 +272,16 @@ class ExposureBook:
         return found.qty.get((symbol, side), ZERO) if found is not None else ZERO
 
     def position(self, state: AccountState, symbol: str, side: Side) -> Decimal:
-        """Return the position on ``side`` that exits under way leave at most; below zero it lies on the other side."""
+        """Return the position on ``side`` that exits under way leave at most; below zero it lies on the other side.
+
+        An exit fills in full whatever has become of its position meanwhile (brokers know no "reduce only" for most
+        of them): what it has beyond the position counts. Of exits that cancel each other (those a broker works for
+        one entry) only the largest can fill.
+        """
         held = self._positions.get(state.id, symbol)
-        if held is None or not held.qty:
-            return ZERO
-        signed = held.qty * side.sign
-        if signed > 0:
-            return signed
-        # Exits on this side close a position on the other; they can take it to zero and no further.
-        closing = sum(
-            (
-                order.leaves_qty
-                for order in state.working.values()
-                if order.reducing and order.symbol == symbol and order.side is side
-            ),
-            ZERO,
-        )
-        return min(signed + closing, ZERO)
+        signed = held.qty * side.sign if held is not None else ZERO
+        exits = self._exits.get((state.id, symbol, side))
+        return signed + _may_fill(exits.values()) if exits else signed
 
     def open_value(self, account: str = FIRM) -> Decimal:
         """Return the value of an account's working and unknown entries, or of the firm's."""
@@ -332,3 +340,15 @@ class ExposureBook:
                 return key
             self._count(key, known)
         return ""
+
+
+def _may_fill(exits: Iterable[Order]) -> Decimal:
+    """Return the most that exits of one side can fill together."""
+    total = ZERO
+    one_of: dict[str, Decimal] = {}
+    for order in exits:
+        if order.parent:
+            one_of[order.parent] = max(one_of.get(order.parent, ZERO), order.leaves_qty)
+        else:
+            total += order.leaves_qty
+    return sum(one_of.values(), total)

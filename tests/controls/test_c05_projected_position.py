@@ -80,14 +80,29 @@ def test_what_ended_gives_its_room_back(kind):
     assert quantities(desk.plan(signal_id="s-1")) == {"A-1": 10}
 
 
-def test_exits_of_a_short_position_can_take_it_to_zero_and_no_further():
+def test_of_a_bracket_s_exits_only_one_can_fill():
     desk = Desk(limited(max_position_quantity="10"))
     desk.hold("-10")
-    desk.works("X-1", side="buy", quantity="10", reducing=True)
-    desk.works("X-2", side="buy", quantity="10", reducing=True)  # a bracket's other leg
+    desk.works("X-1", side="buy", quantity="10", reducing=True, leg="stop", parent="E-1")
+    desk.works("X-2", side="buy", quantity="10", reducing=True, leg="target", parent="E-1")
     assert quantities(desk.plan()) == {"A-1": 10}
     desk.take()
     assert codes(desk.plan(signal_id="s-1").refused) == {"A-1": "POS_MAX"}
+
+
+def test_a_close_that_outlasts_its_position_counts_on_the_other_side():
+    """Seeds 1002964 and 1004918: entries had taken the position to zero while its close still worked."""
+    desk = Desk(limited(max_position_quantity="10"))
+    desk.hold("-6")
+    close = desk.works("X-1", side="buy", quantity="6", reducing=True)
+    assert quantities(desk.plan()) == {"A-1": 10}, "-6 + 6 + 10"
+    desk.hold("6")
+    assert codes(desk.plan(signal_id="s-1").refused) == {"A-1": "POS_MAX"}, "0 + 6 + 10"
+    desk.hold("3")
+    assert codes(desk.plan(signal_id="s-2", quantity="2").refused) == {"A-1": "POS_MAX"}
+    close.status = OrderStatus.CANCELED
+    desk.pretrade.changed(close)
+    assert quantities(desk.plan(signal_id="s-3", quantity="2")) == {"A-1": 2}
 
 
 def test_symbols_and_accounts_are_counted_apart():
