@@ -98,11 +98,9 @@ def test_a_close_that_outlasts_its_position_counts_on_the_other_side():
     assert quantities(desk.plan()) == {"A-1": 10}, "-6 + 6 + 10"
     desk.hold("6")
     assert codes(desk.plan(signal_id="s-1").refused) == {"A-1": "POS_MAX"}, "0 + 6 + 10"
-    desk.hold("3")
-    assert codes(desk.plan(signal_id="s-2", quantity="2").refused) == {"A-1": "POS_MAX"}
     close.status = OrderStatus.CANCELED
     desk.pretrade.changed(close)
-    assert quantities(desk.plan(signal_id="s-3", quantity="2")) == {"A-1": 2}
+    assert quantities(desk.plan(signal_id="s-2")) == {"A-1": 10}
 
 
 def test_symbols_and_accounts_are_counted_apart():
