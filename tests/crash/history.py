@@ -244,10 +244,14 @@ def _i2(h: History) -> Iterator[str]:
 
 
 def _i3(h: History) -> Iterator[str]:
-    """A ClOrdID has at most one order at the venue."""
+    """A ClOrdID is placed at most once. A venue may slice one placement; its parts are no more than the whole."""
     for cl_ord_id, placed in _by_id(h.ours()).items():
-        if len(placed) > 1:
-            yield f"{len(placed)} orders under {cl_ord_id}"
+        if len(placed) == 1:
+            continue
+        quantity = sum((Decimal(order["qty"]) for order in placed), ZERO)
+        intent = h.final.intents.get(cl_ord_id)
+        if intent is None or quantity > intent.quantity:
+            yield f"{len(placed)} orders under {cl_ord_id}, of {quantity} together"
 
 
 def _i5(h: History) -> Iterator[str]:

@@ -281,6 +281,13 @@ def test_a_broken_history_is_found(rule: str, spoil: Callable[[History], None]):
     assert any(text.startswith(f"{rule}: ") for text in found), found
 
 
+def test_one_placement_that_the_venue_sliced_is_no_duplicate() -> None:
+    history = sound()
+    history.orders[0] |= {"qty": "1", "filled_qty": "1"}
+    history.orders.append(venue_order("O-1", "KA", qty="1", filled_qty="1"))
+    assert not [text for text in violations(history) if text.startswith(("I3", "I5"))]
+
+
 def test_every_rule_is_tried():
     assert {rule for rule, _ in BREAKS} == set(RULES)
 
