@@ -254,13 +254,16 @@ class Lane:
             if order in queue:
                 queue.remove(order)
                 self.forget(order)
+                if order.status is not OrderStatus.PENDING_NEW:
+                    return False  # its broker has told of it after all, later than it had promised
                 self._denied(order, code, text)
                 return True
         return False
 
     def deny_all(self, code: str, text: str) -> int:
         """Empty the queue, denying each order; return how many."""
-        waiting = [*self._exits, *self._entries]
+        queued = (*self._exits, *self._entries)
+        waiting = [order for order in queued if order.status is OrderStatus.PENDING_NEW]
         self._exits.clear()
         self._entries.clear()
         self._tries.clear()

@@ -10,7 +10,7 @@ from engine.execution.fair_queue import FairQueue
 from engine.execution.lane import MOST_TRIES, Lane
 from engine.execution.rate_limit import RateLimit, TokenBucket
 from engine.model.order import Order
-from tests.helpers import HandClock, ScriptedSession, eventually, make_order
+from tests.helpers import MONDAY, HandClock, ScriptedSession, eventually, make_order, make_trade
 
 
 class Road:
@@ -247,6 +247,18 @@ async def test_one_queued_order_can_be_taken_out(road):
     assert road.session.submitted == [first, third]
     assert road.denied == [("2", "CANCELED_BY_OPERATOR")]
     assert not road.lane.deny(first, "X", "")
+
+
+async def test_what_its_broker_told_of_while_it_waited_is_not_denied(road):
+    """Seed 2004666: proven absent and queued once more, then accepted later than the broker had promised."""
+    road.session.is_ready = False
+    first, second, _ = road.put("1", "2", "3")
+    first.apply(make_trade(first, "E-1", "4"), MONDAY)
+    assert not road.lane.deny(first, "CANCELED", "by a signal"), "its cancel goes to the broker"
+    second.apply(make_trade(second, "E-2", "4"), MONDAY)
+    assert road.lane.deny_all("NOT_SENT", "the engine stopped") == 1
+    assert road.denied == [("3", "NOT_SENT")]
+    assert len(road.lane) == 0
 
 
 async def test_a_denied_order_may_look_into_the_lane_however_long_the_queue(road):
