@@ -26,11 +26,14 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "loadtest": ("engine.cli.loadtest", "measure against the simulated venue"),
     "doctor": ("engine.cli.doctor", "check the machine, the configuration, each connection"),
     "export": ("engine.cli.export", "write orders, fills, signals or positions to a file"),
+    "report": ("engine.cli.report", "write the report of a day, or an account's statement"),
+    "replay": ("engine.cli.replay", "run a recorded day again on the simulated venue and compare"),
     "ingest": ("engine.cli.later", "the intake as a service of its own"),
     "execute": ("engine.cli.later", "the execution of some partitions as a service of its own"),
     "profile": ("engine.cli.later", "a load test under a profiler"),
     "vault": ("engine.cli.vault", "where the key of stored secrets lies; lock it, change it"),
     "operators": ("engine.cli.operators", "who may give which commands: tokens, roles, PINs"),
+    "alerts": ("engine.cli.alerts", "try the channels that alerts go to; keep their addresses"),
     "audit": ("engine.cli.audit", "verify, show or export the audit trail"),
 }
 _HIDDEN: Final = {"watchdog": ("engine.cli.watchdog", "act in the stead of an engine that hangs")}
@@ -142,6 +145,26 @@ class _Desk:
             return 1
 
 
+class _Report:
+    """The report: as PDF it needs Qt, which nothing below the desk knows."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the options."""
+        from engine.cli import report
+
+        report.add_arguments(parser)
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Write it."""
+        from engine.cli import report
+
+        if args.format != "pdf":
+            return report.run(args)
+        from gui.pdf import write_pdf
+
+        return report.run(args, write_pdf)
+
+
 def _inline(args: argparse.Namespace) -> AbstractAsyncContextManager[EngineClient]:
     from engine.cli.engine import inline
 
@@ -154,6 +177,8 @@ def _refuse(text: str) -> int:
 
 
 def _load(name: str) -> _Command:
+    if name == "report":
+        return _Report()
     module = (_HIDDEN.get(name) or COMMANDS[name])[0]
     return cast("_Command", importlib.import_module(module)) if module else _Desk()
 

@@ -53,6 +53,8 @@ class AlertBook:
         ] = {}  # the row that counts more of its kind
         self._waiting: dict[str, bool] = {}  # critical and not acknowledged → whether it escalated
         self._number = 0
+        self.pass_on: Callable[[str, str, str, str], None] = lambda *_: None
+        """Hears severity, code, account and text of everything told (engine.alert_channels)."""
         self.told = 0
         """How many alerts there were, grouped ones counted each."""
 
@@ -94,6 +96,7 @@ class AlertBook:
     def tell(self, severity: str, code: str, account: str, text: str, subject: str = "") -> None:
         """Tell one thing. ``subject``: what else tells it from its like (a scope, where there is no account)."""
         self.told += 1
+        self.pass_on(severity, code, account, text)
         log.log(_LEVEL.get(severity, logging.INFO), "%s %s %s", code, account, text)
         group = (code, account, "account" if account else "engine", subject)
         known = self._rows.get(self._groups.get(group, ""))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.model.enums import ConnectionState
@@ -107,3 +108,76 @@ def local_client(engine: LocalEngine) -> EngineClient:
     from engine.client_local import LocalClient
 
     return LocalClient(engine)
+
+
+class Moment(Protocol):
+    """A moment of a recording that is worth going to: ``kind`` is ``signal``, ``alert`` or ``command``."""
+
+    @property
+    def at(self) -> float:
+        """Return when, in seconds since 1970."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Return what."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """Return it in words."""
+        ...
+
+
+class Recording(EngineClient, Protocol):
+    """A recorded day in the place of an engine; commands are refused."""
+
+    position: float
+    """The moment shown, in seconds since 1970."""
+
+    @property
+    def day(self) -> str:
+        """Return the day shown."""
+        ...
+
+    @property
+    def begins(self) -> float:
+        """Return the first moment."""
+        ...
+
+    @property
+    def ends(self) -> float:
+        """Return the last moment."""
+        ...
+
+    @property
+    def marks(self) -> Sequence[Moment]:
+        """Return the moments worth going to, in their order."""
+        ...
+
+    def move(self, moment: float) -> None:
+        """Go to a moment; the listener hears what changed by it."""
+        ...
+
+
+def replay_client(place: Path, day: str | None = None) -> Recording:
+    """Read a recorded day of a home or a copy of its journal; takes a while, and no lock.
+
+    Raises:
+        StoreError: there is no journal, it cannot be read, or nothing is recorded.
+        ConfigError: no such day.
+    """
+    from engine.client_replay import load
+
+    return load(place, day)
+
+
+def days_at(place: Path) -> list[str]:
+    """Return the days recorded in a home or a copy of its journal, newest first.
+
+    Raises:
+        StoreError: there is no journal, or it cannot be read.
+    """
+    from engine.recorded import recorded_days
+
+    return recorded_days(place)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import unquote, urlsplit
+from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
@@ -39,6 +40,8 @@ MAX_FILE_BYTES: Final = 1 << 20
 _SHOWN = 80  # characters of a wrong value that an error repeats
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):([0-9]{1,5})", re.ASCII)
 _SECRETIVE = re.compile(r"secret|token|passw|pwd|credential|api_?key|private", re.IGNORECASE)
+_CHANNEL = re.compile(r"(env|keyring|vault):[A-Za-z0-9_.-]{1,128}", re.ASCII)
+_HOURS = re.compile(r"([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d")
 _PLAIN = re.compile(r"[\x21-\x7e]{1,2048}")
 
 
@@ -183,6 +186,14 @@ class SignalsConfig(_Section):
     )
     max_age_s: _Seconds = Field(5.0, ge=0.1, le=86_400, description=_AGE)
     approval_timeout_s: _Seconds = Field(30.0, ge=0.1, le=86_400, description=_AGE)
+    approval_drift_percent: _Exact = Field(
+        Decimal(5), ge=0, le=100, description='a percentage from 0 to 100, like "5"'
+    )
+    approval_drift: Literal["ask", "expire"] = Field("ask", description='"ask" or "expire"')
+    canary_timeout_s: _Seconds = Field(30.0, ge=0.1, le=86_400, description=_AGE)
+    canary_max_rejects: int = Field(
+        3, ge=1, le=100_000, description="a whole number from 1 to 100000"
+    )
     repeat_window_s: _Seconds = Field(0.0, ge=0, le=86_400, description=_AGE_OR_0)
     signature_window_s: _Seconds = Field(30.0, ge=1, le=300, description="seconds from 1 to 300")
 
@@ -248,6 +259,7 @@ class SafetyConfig(_Section):
     disarm_after_crash: bool = Field(False, description="true or false")
     disarm_after_edit: bool = Field(False, description="true or false")
     watchdog_s: _Seconds = Field(10.0, ge=0, le=3_600, description=_TO_AN_HOUR)
+    kill_standby: bool = Field(True, description="true or false")
 
 
 class MarketConfig(_Section):
@@ -265,6 +277,42 @@ class LogConfig(_Section):
         "INFO", description='"DEBUG", "INFO", "WARNING", "ERROR" or "CRITICAL"'
     )
     format: Literal["json", "text"] = Field("json", description='"json" or "text"')
+
+
+def _hours(value: str) -> str:
+    if value and not _HOURS.fullmatch(value):
+        raise ValueError("not hours")
+    return value
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, OSError) as error:
+        raise ValueError("no such zone") from error
+    return value
+
+
+class AlertsConfig(_Section):
+    """``[alerts]``: whom to tell outside the desk. ``channels`` are credentials: never the address itself."""
+
+    channels: tuple[Annotated[str, _matches(_CHANNEL)], ...] = Field(
+        (),
+        strict=False,
+        repr=False,
+        description='a list of references like ["vault:ops", "env:VOLLEY_ALERT_URL"], never the address itself',
+    )
+    min_severity: Literal["info", "warning", "critical"] = Field(
+        "critical", description='"info", "warning" or "critical"'
+    )
+    group_s: _Seconds = Field(30.0, ge=0, le=3_600, description=_TO_AN_HOUR)
+    max_per_hour: int = Field(30, ge=1, le=1_000, description="a whole number from 1 to 1000")
+    quiet_hours: Annotated[str, AfterValidator(_hours)] = Field(
+        "", description='hours like "22:00-06:30", or none'
+    )
+    quiet_zone: Annotated[str, AfterValidator(_zone)] = Field(
+        "UTC", description='a time zone like "Europe/Berlin"'
+    )
 
 
 class HookConfig(_Section):
@@ -311,6 +359,7 @@ class Config(_Section):
     safety: SafetyConfig = Field(SafetyConfig(), description="a table")
     market: MarketConfig = Field(MarketConfig(), description="a table")
     log: LogConfig = Field(LogConfig(), description="a table")
+    alerts: AlertsConfig = Field(AlertsConfig(), description="a table")
     hooks: Annotated[
         Mapping[_Name, HookConfig], AfterValidator(MappingProxyType), PlainSerializer(dict)
     ] = Field(

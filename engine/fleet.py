@@ -159,6 +159,13 @@ class Fleet:
         ):
             await asyncio.sleep(0.01)
 
+    def refuse_barred(self) -> None:
+        """Refuse at once what waits for a connection and may not leave any more (the gate's word)."""
+        for adapter in self._adapters.values():
+            hub = getattr(adapter, "hub", None)  # as in engine.outside: paper and ccxt have none
+            if hub is not None:
+                hub.refuse_barred()
+
     def _adapter(self, broker: str) -> BrokerAdapter:
         adapter = self._adapters.get(broker)
         if adapter is None:

@@ -21,11 +21,17 @@ class HeldSignals:
         self._over = over
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
+    def waiting(self) -> list[str]:
+        """Return the signals that wait."""
+        return list(self._timers)
+
     def hold(self, record: SignalRecord) -> None:
         """Wait for an operator, until the hold expires."""
         assert record.hold_expires_at is not None
         left = (record.hold_expires_at - self._clock.now()).total_seconds()
         loop = asyncio.get_running_loop()
+        if (before := self._timers.get(record.key)) is not None:
+            before.cancel()  # held again: the countdown begins anew
         self._timers[record.key] = loop.call_later(max(left, 0.0), self._expire, record)
 
     def release(self, record: SignalRecord) -> None:

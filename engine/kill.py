@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine import failpoints
@@ -14,13 +15,14 @@ from engine.errors import BrokerError, StoreError
 from engine.model import tables
 from engine.model.account_state import AccountState
 from engine.model.enums import OrderStatus, OrderType, TimeInForce
+from engine.model.identifiers import OPERATOR
 from engine.model.messages import ExecutionReport
 from engine.model.numbers import to_text
 from engine.model.order import Order
 
 if TYPE_CHECKING:
     from engine.orders_by_hand import OrdersByHand
-    from engine.ports import BrokerSession
+    from engine.ports import BrokerSession, Swept
     from engine.trading_engine import TradingEngine
 
 LOOK_EVERY_S = 0.1
@@ -29,6 +31,9 @@ CANCEL_AGAIN_S = 2.0
 GIVE_UP_S = 120.0
 """After so long a person is called; the chase goes on, slower."""
 SLOWER = 4
+WHOLE = {"all", "account", "broker"}
+"""Kinds of scopes in which an account's orders are to go whole, others' with them."""
+WITHHELD = "the kill switch came before it left"
 ONE = Decimal(1)
 UNSEEN = "not connected: what works there cannot be seen"
 
@@ -65,19 +70,27 @@ class KillRun:
         self._command_id = command_id
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
+        self._pressed_at = engine.clock.now()
         self._accounts: dict[str, Progress] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self.flatten = flatten
+        self._over = False
+        self.count = 0
+        """Cancels asked for at the beginning."""
 
     async def begin(self) -> int:
         """Deny what is queued, ask for every cancel; the rest goes on beside. Return the cancels asked for."""
         for lane in self._engine.dispatcher.lanes.values():
             lane.pump()  # the gate denies what the latch forbids
+        self._engine.fleet.refuse_barred()
+        await asyncio.sleep(0)  # what waited for a connection is back in its lane, and denied below
         count = 0
         for state in self._engine.fleet.states.values():
             if self._kind in {"symbol", "strategy"} or self._desk.in_scope(self._scope, state):
                 self._accounts[state.id] = Progress()
+                count += self._cancel_in_one(state)
                 count += self._cancel(state)
+        self.count = count
         self._touch_all()
         if self.flatten:
             # Exits are an operator's own orders: they pass the halt they belong to.
@@ -89,6 +102,11 @@ class KillRun:
             self._tasks.append(self._engine.task(self._chase(account), f"kill-{account}"))
         self._tasks.append(self._engine.task(self._end(tuple(self._tasks)), "kill"))
         return count
+
+    def covers(self, flatten: bool) -> bool:
+        """Say whether another press would add nothing: this run is young, at it, and does as much."""
+        young = self._loop.time() - self._began < CANCEL_AGAIN_S
+        return young and not self._over and self.flatten is flatten
 
     def stop(self) -> None:
         """End the chase (a newer press takes over, or the scope is armed again)."""
@@ -106,11 +124,43 @@ class KillRun:
             order
             for order in state.working.values()
             if self._desk.in_scope(self._scope, state, order.symbol, order.strategy)
-            and not self._exit_of_ours(order)
+            and not self._spared(order)
         ]
 
-    def _exit_of_ours(self, order: Order) -> bool:
+    def _spared(self, order: Order) -> bool:
+        """Say whether an order is an exit of ours, or an operator's since the press: those pass the halt."""
+        if order.source == OPERATOR and order.created_at >= self._pressed_at:
+            return True
         return order.reducing and order.signal_id == self._command_id
+
+    def _cancel_in_one(self, state: AccountState) -> int:
+        """Ask for the cancel of all in one request, where all is to go and the broker has one; return of how many."""
+        lane = self._engine.dispatcher.lanes.get(state.id)
+        if lane is None or self.flatten or self._kind not in WHOLE:
+            return 0  # with flatten, each by itself: an exit follows at once
+        progress = self._accounts[state.id]
+        working = self._working(state)
+        left = [order for order in working if not self._engine.withhold(order, "HALTED", WITHHELD)]
+        if failpoints.ARMED:
+            failpoints.hit("kill.cancel.before")
+        if not left or not lane.cancel_all(partial(self._in_one_answered, progress, left)):
+            working = [order for order in working if order not in left]
+        if failpoints.ARMED:
+            failpoints.hit("kill.cancel.after")
+        for order in working:
+            progress.canceled.append(order)
+            self._note(progress, order.cl_ord_id)
+        return len(working)
+
+    def _in_one_answered(self, progress: Progress, left: list[Order], swept: Swept) -> None:
+        """Take which orders the broker says it was for; each of the others is asked for at the next look."""
+        asked = set(swept.asked or ())
+        for order in left:
+            if order.order_id not in asked:
+                progress.asked[order.cl_ord_id] -= CANCEL_AGAIN_S
+            asked.discard(order.order_id)
+        for other in asked:
+            self._note(progress, other)
 
     def _cancel(self, state: AccountState) -> int:
         """Ask for the cancel of what works and was not asked for lately; return how many."""
@@ -121,7 +171,7 @@ class KillRun:
                 continue
             if failpoints.ARMED:
                 failpoints.hit("kill.cancel.before")
-            if not self._engine.cancel(order, "HALTED", "the kill switch came before it left"):
+            if not self._engine.cancel(order, "HALTED", WITHHELD):
                 progress.error = "no broker session: cancel at the broker"
                 continue
             if order.cl_ord_id not in progress.asked:
@@ -150,9 +200,9 @@ class KillRun:
     def _of_scope(self, state: AccountState, report: ExecutionReport) -> bool:
         """Say whether a listed order is to go: ours of the scope, and others' where the scope is a whole account."""
         known = self._engine.orders.find(report)
-        if known is not None and self._exit_of_ours(known):
+        if known is not None and self._spared(known):
             return False
-        if self._kind in {"all", "account", "broker"}:
+        if self._kind in WHOLE:
             return True
         return known is not None and self._desk.in_scope(
             self._scope, state, known.symbol, known.strategy
@@ -233,6 +283,7 @@ class KillRun:
     async def _end(self, chases: tuple[asyncio.Task[Any], ...]) -> None:
         """Once every account is clear, note that nothing is left to go on with after a restart."""
         await asyncio.gather(*chases, return_exceptions=True)
+        self._over = True
         if all(progress.verified_at is not None for progress in self._accounts.values()):
             asked = sum(len(progress.asked) for progress in self._accounts.values())
             self._engine.shared.finish(self._scope)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from time import monotonic, monotonic_ns
+from time import monotonic
 from typing import Final, Protocol
 
 from engine.brokers.session import WireSession
 from engine.clock import rfc3339
 from engine.errors import BrokerError, TradingError
-from engine.execution.rate_limit import RateLimit
 from engine.kill import as_order
-from engine.model.account import Account
+from engine.kill_connections import Line
 from engine.model.enums import (
-    ConnectionState,
-    ExecType,
     OrderStatus,
     OrderType,
     Side,
@@ -28,7 +25,7 @@ from engine.model.identifiers import OPERATOR, cl_ord_id
 from engine.model.messages import ExecutionReport
 from engine.model.numbers import ZERO, to_text
 from engine.model.order import Order
-from engine.ports import BrokerSession
+from engine.ports import Swept
 
 LOOK_EVERY_S: Final = 0.25
 LOOK_AT_LEAST_S: Final = 2.0
@@ -73,8 +70,14 @@ class Scope(Protocol):
         """Say whether what is held of a symbol is wholly in the scope."""
         ...
 
-    def ours_of_scope(self, account: str) -> Mapping[str, Order | None]:
-        """Return what the journal thinks is not over, by ClOrdID; ``None`` for one only planned."""
+    @property
+    def whole_accounts(self) -> bool:
+        """Say whether all that works in an account is to go, others' orders, too."""
+        ...
+
+    @property
+    def stands(self) -> Callable[[], bool]:
+        """Say whether the halt still does."""
         ...
 
     def of_scope(self, listed: list[ExecutionReport]) -> list[ExecutionReport]:
@@ -93,8 +96,8 @@ class Scope(Protocol):
         """Return the milliseconds since the kill began."""
         ...
 
-    def note_cancel(self) -> None:
-        """Take the time: a cancel was handed to its wire."""
+    def note_cancel(self, at_ns: int) -> None:
+        """Take the time: an order's first cancel left."""
         ...
 
 
@@ -104,20 +107,21 @@ class Clearing:
     def __init__(
         self,
         kill: Scope,
-        account: Account,
-        session: BrokerSession,
-        listener: Listener,
+        line: Line,
         outcome: Outcome,
     ) -> None:
         self._kill = kill
-        self._account = account
-        self._session = session
-        self._listener = listener
+        self._account = line.account
+        self._session = line.session
+        self._listener = line.listener
         self._outcome = outcome
         self._began = monotonic()
         self._swept = False  # the broker's list was gone through once
+        self._answered: asyncio.Future[None] | None = None  # to the cancel of all in one request
+        self._unproven = False  # whether it may still arrive, and cancel what is new then
         self._asked: dict[str, float] = {}
-        self._doubtful = dict(kill.ours_of_scope(account.id))
+        self._left: set[str] = set()  # whose first cancel has left
+        self._doubtful: dict[str, Order | None] = {}
         self._filled: dict[str, Decimal] = {}  # what filled, as far as the journal does not know
 
     # ---- orders ------------------------------------------------------------------------------------------------
@@ -128,9 +132,42 @@ class Clearing:
         self._outcome.clear = found is not None
         self._outcome.working = len(found or ())
 
+    def know(self, doubtful: Mapping[str, Order | None]) -> None:
+        """Learn what the journal thinks is not over, by ClOrdID; ``None``: it is only planned."""
+        self._doubtful = dict(doubtful)
+
+    async def cancel_in_one(self) -> bool:
+        """Ask for the cancel of all in one request, if all is to go and the broker has such a request; say whether."""
+        session = self._session
+        if not isinstance(session, WireSession):
+            return False
+        session.on_cancel_written = self._written
+        if not self._kill.whole_accounts or session.cancel_all_request() is None:
+            return False
+        await self._listener.turn()
+        self._answered = asyncio.get_running_loop().create_future()
+        return session.cancel_all(self._in_one_answered)
+
+    def _in_one_answered(self, swept: Swept) -> None:
+        """Take what it was for; whatever it was not for the list shows, and it is asked for one by one."""
+        assert self._answered is not None
+        if swept.written_ns:
+            self._kill.note_cancel(swept.written_ns)
+        now = monotonic()
+        self._asked |= dict.fromkeys(swept.asked or (), now)
+        self._unproven = bool(swept.written_ns) and swept.asked is None
+        if not self._answered.done():
+            self._answered.set_result(None)
+
+    def _written(self, order: Order, at_ns: int) -> None:
+        """Take the time of an order's first cancel."""
+        key = order.order_id or order.cl_ord_id
+        if key not in self._left:
+            self._left.add(key)
+            self._kill.note_cancel(at_ns)
+
     async def cancel_known(self) -> None:
         """Ask for the cancel of what the journal knows, while the session still starts: no list is waited for."""
-        await asyncio.sleep(0)  # its wire takes requests from now on
         if not isinstance(self._session, WireSession):
             return
         for order in list(self._doubtful.values()):
@@ -138,7 +175,14 @@ class Clearing:
                 await self._ask(order, order.order_id)
 
     async def sweep(self) -> None:
-        """Cancel what the broker's list holds, once."""
+        """Cancel what the broker's list holds, once; after the answer to the cancel of all, which the list shows."""
+        if self._answered is not None:
+            await self._answered
+            self._doubtful = {
+                name: order
+                for name, order in self._doubtful.items()
+                if order is None or order.order_id not in self._asked
+            }
         found = await self._list()
         if found is not None:
             self._outcome.working = len(found)
@@ -161,6 +205,9 @@ class Clearing:
                     outcome.verified_at = rfc3339(datetime.now(UTC))
                     outcome.error = ""
                     break
+            if not self._kill.stands():
+                outcome.error = "armed again meanwhile: what works there was left alone"
+                break
             if monotonic() > until:
                 outcome.error = outcome.error or f"{outcome.working} orders still work"
                 break
@@ -173,7 +220,8 @@ class Clearing:
     def _settle_s(self) -> float:
         """Return how long after the latch an order of ours may still show up."""
         settle = max(self._session.capabilities.settle_s, LEAST_SETTLE_S)
-        return settle + (self._kill.reply_timeout_s if self._doubtful else 0.0)
+        doubt = self._doubtful or self._unproven
+        return settle + (self._kill.reply_timeout_s if doubt else 0.0)
 
     async def _list(self) -> list[ExecutionReport] | None:
         try:
@@ -199,9 +247,9 @@ class Clearing:
 
     async def _ask(self, order: Order, key: str) -> None:
         await self._listener.turn()
+        if not self._kill.stands():
+            return
         self._session.cancel(order)
-        if key not in self._asked:
-            self._kill.note_cancel()
         self._asked[key] = monotonic()
 
     async def _look_for_doubtful(self) -> None:
@@ -322,52 +370,6 @@ class Clearing:
     def _refuse(self, text: str) -> None:
         self._outcome.clear = False
         self._outcome.error = text
-
-
-class Listener:
-    """Hears what a session tells, and keeps to its broker's limits: cancels have all of them to themselves."""
-
-    def __init__(self, own: RateLimit, way: RateLimit) -> None:
-        self._own = own
-        self._way = way
-        self.refused: dict[str, str] = {}
-
-    async def turn(self) -> None:
-        """Wait until one more request may leave."""
-        while True:
-            now = monotonic_ns()
-            wait = max(self._own.wait_ns(now), self._way.wait_ns(now))
-            if wait <= 0:
-                self._own.spend(now)
-                self._way.spend(now)
-                return
-            await asyncio.sleep(wait / 1e9)
-
-    def on_report(self, report: ExecutionReport) -> None:
-        """Note what became of an order sent here."""
-        if report.exec_type in {ExecType.REJECTED, ExecType.UNSENT}:
-            self.refused[report.cl_ord_id] = f"not closed: {report.text}"
-
-    def on_connection(self, account: str, state: ConnectionState, text: str) -> None:
-        """Take no notice: what cannot be read says so."""
-
-    def on_ready(self, account: str) -> None:
-        """Take no notice: requests wait for their connection."""
-
-    def on_limits(
-        self,
-        account: str,
-        *,
-        used: int | None = None,
-        limit: int | None = None,
-        resets_in_s: float | None = None,
-        retry_after_s: float | None = None,
-        address_wide: bool = False,
-    ) -> None:
-        """Keep quiet when the broker asks for it."""
-        if retry_after_s is not None:
-            which = self._way if address_wide else self._own
-            which.pause(max(retry_after_s, 0.0), monotonic_ns())
 
 
 def cl_ord_id_of(book: str, since: str, account: str, leg: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import CommandRefused
-from engine.kill_latch import GENERATION, KillLatch, Record
+from engine.kill_latch import CARRIED, GENERATION, SEEN, KillLatch, Record
 from engine.model import commands as c
 from engine.model.enums import TradingState
 from engine.risk.trading_state import Latch
@@ -23,6 +23,8 @@ from engine.trading_engine import TradingEngine
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.1
+LATCH_EVERY_S = 0.02
+"""How soon the latch is read where no order leaves; the watchdog waits a little longer before it acts itself."""
 
 
 class KillFile:
@@ -68,18 +70,19 @@ class KillFile:
         Called by the gate, in the middle of a fan-out: what is dear follows in a task.
         """
         shared, engine = self._shared, self._engine
-        shared.seen = shared.words[GENERATION]
+        shared.seen = press = shared.words[GENERATION]
         pressed = [r for r in shared.halts() if r["open"] or not self._halted(r)]
         for record in pressed:
             engine.states.set(_latch(record))
+        shared.words[SEEN] = press
         if self._running:
-            engine.spawn(self._carry_out(pressed), "kill-latch")
+            engine.spawn(self._carry_out(pressed, press), "kill-latch")
 
     def _halted(self, record: Record) -> bool:
         latch = self._engine.states.get(record["scope"])
         return latch is not None and latch.state is TradingState.HALTED
 
-    async def _carry_out(self, records: list[Record]) -> None:
+    async def _carry_out(self, records: list[Record], press: int) -> None:
         """Write the rows of halts, and cancel where that is not through (the other process may be at it, too)."""
         for record in records:
             if record["open"]:
@@ -88,6 +91,7 @@ class KillFile:
             await self._engine.latch(
                 record["scope"], TradingState.HALTED, record["reason"], record["by"]
             )
+        self._shared.words[CARRIED] = press
 
     async def _kill(self, scope: str, reason: str) -> None:
         number = f"{self._engine.clock.monotonic_ns():x}"
@@ -124,10 +128,9 @@ class KillFile:
     async def start(self) -> None:
         """Go on with what an earlier engine, or another process, has not brought to its end; begin to watch."""
         self._running = True
-        self._engine.spawn(
-            self._carry_out([record for record in self._shared.halts() if record["open"]]),
-            "kill-latch",
-        )
+        unfinished = [record for record in self._shared.halts() if record["open"]]
+        self._shared.words[SEEN] = self._shared.seen
+        self._engine.spawn(self._carry_out(unfinished, self._shared.seen), "kill-latch")
         self._task = self._engine.task(self._watch(), "kill-file")
 
     async def stop(self) -> None:
@@ -140,8 +143,6 @@ class KillFile:
 
     async def _watch(self) -> None:
         while True:
-            if self._shared.words[GENERATION] != self._shared.seen:
-                self.take()
             documents = self._read()
             if documents is not None:
                 await self._obey(documents)
@@ -150,7 +151,10 @@ class KillFile:
                 ):  # none was added meanwhile; a command is carried out once by its id
                     with contextlib.suppress(OSError):  # held open by its writer: next time
                         self._path.unlink(missing_ok=True)
-            await asyncio.sleep(LOOK_EVERY_S)
+            for _ in range(round(LOOK_EVERY_S / LATCH_EVERY_S)):
+                if self._shared.words[GENERATION] != self._shared.seen:
+                    self.take()
+                await asyncio.sleep(LATCH_EVERY_S)
 
     async def _obey(self, documents: list[dict[str, Any]]) -> None:
         for document in documents:

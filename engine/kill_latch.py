@@ -43,6 +43,23 @@ STATE: Final = 3
 """Word: 0 nobody beats, 1 the engine runs, 2 it is stopping."""
 STALLED_MS: Final = 4
 """Word in which the watchdog notes how long the engine has stood still; the engine takes it away."""
+PRESSED_NS: Final = 5
+"""Word: ``time.monotonic_ns`` of the last press outside the engine (one clock for all processes of a machine)."""
+SEEN: Final = 6
+"""Word: the press the engine has put in force."""
+CARRIED: Final = 7
+"""Word: the press whose cancels the engine has handed to its wires."""
+TAKEN: Final = 8
+"""Word: the press that a process beside the engine carries out."""
+READY_NS: Final = 9
+"""Word: ``time.monotonic_ns`` of the watchdog's last look, if it can cancel by itself; 0: it cannot."""
+
+KEPT: Final = 10
+"""Word: how many accounts the watchdog has connected, as of a few seconds ago."""
+RUNNING: Final = 1
+"""``STATE`` of an engine that beats."""
+READY_WITHIN_NS: Final = 1_000_000_000
+"""A watchdog that has not looked for so long is not ready."""
 
 _ENGINE_SECTOR: Final = 1
 _FIRM_SECTOR: Final = 2
@@ -100,11 +117,23 @@ class KillLatch:
             self._memory.flush()
             os.fsync(self._file)
 
+    def watchdog_ready(self) -> bool:
+        """Say whether a watchdog stands by that cancels what is pressed now, should the engine not."""
+        return time.monotonic_ns() - self.words[READY_NS] < READY_WITHIN_NS
+
     # ---- halts -------------------------------------------------------------------------------------------------
 
-    def press(self) -> None:
-        """Make the engine look, before its next order."""
-        self.words[GENERATION] = secrets.randbits(63) | 1
+    def press(self, *, taken: bool = False) -> int:
+        """Make the engine look, before its next order, and the watchdog; return the press.
+
+        ``taken``: whoever presses cancels by itself, the watchdog need not.
+        """
+        generation = secrets.randbits(63) | 1
+        if taken:
+            self.words[TAKEN] = generation
+        self.words[PRESSED_NS] = time.monotonic_ns()
+        self.words[GENERATION] = generation
+        return generation
 
     def halts(self) -> list[Record]:
         """Return what is halted: ``scope``, ``reason``, ``by``, ``at``, and ``open`` while its cancels are not through.
@@ -155,6 +184,10 @@ class KillLatch:
     def of(self, scope: str) -> Record | None:
         """Return a scope's record."""
         return self._find(scope)[1]
+
+    def stands(self, scope: str) -> bool:
+        """Say whether a scope is halted, by its own record or with everything."""
+        return any(record["scope"] in {scope, FIRM} for record in self.halts())
 
     # ---- the engine's own --------------------------------------------------------------------------------------
 

@@ -8,94 +8,63 @@ own list of working orders, read until it stays empty for as long as an order ma
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import asdict
 from decimal import Decimal
-from pathlib import Path
 from time import monotonic, monotonic_ns
 from typing import Any, Final
 
-from engine.brokers.paper.market import PaperMarket
-from engine.brokers.registry import make_adapter
-from engine.brokers.session import WireSession
-from engine.clock import rfc3339
 from engine.config import Config
 from engine.errors import StoreError, TradingError
-from engine.execution.rate_limit import RateLimit, TokenBucket, calendar_second
 from engine.home import Home
+from engine.kill_act import Act, Pressed
 from engine.kill_books import Books, accounts_of
-from engine.kill_clearing import Clearing, Listener, Outcome
-from engine.kill_latch import FILE, KillLatch
-from engine.log import register_secret
+from engine.kill_clearing import Clearing, Outcome
+from engine.kill_connections import Connections, Line
 from engine.model.account import Account
 from engine.model.messages import ExecutionReport
 from engine.model.numbers import ZERO
 from engine.model.order import Order
-from engine.ports import BrokerAdapter, BrokerSession, Capabilities, SessionToken, TokenStore, Vault
-from engine.stores.token_store import FileTokenStore
-from engine.stores.vault import FileVault
 
-GIVE_UP_S: Final = 60.0
 AT_ONCE: Final = 32
-"""Accounts connecting to one place at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """What is asked for."""
-
-    scope: str
-    reason: str
-    by: str
-    flatten: bool = False
-    drill: bool = False
-    """Only connect and list; nothing is latched and nothing sent."""
-    give_up_s: float = GIVE_UP_S
-
-
-def latch(home: Path, act: Act) -> tuple[float, str]:
-    """Halt the scope for whatever engine runs or will run here; durable when this returns.
-
-    Return the milliseconds that took, and when the scope was halted first.
-
-    Raises:
-        OSError: the latch cannot be written.
-    """
-    began = monotonic_ns()
-    shared = KillLatch(home / FILE)
-    try:
-        now = rfc3339(datetime.now(UTC))
-        shared.halt(act.scope, act.reason, act.by, now, unfinished=True)
-        if act.flatten:
-            shared.flattened(act.scope)
-        shared.press()
-        shared.sync()
-        record = shared.of(act.scope)
-        return (monotonic_ns() - began) / 1e6, record["at"] if record else now
-    finally:
-        shared.close()
+"""Lists read from one place at a time."""
+Accounts = tuple[list[Account], dict[str, str]]
+"""Those that can be read, and why others cannot (by id)."""
 
 
 class OutOfBandKill:
-    """Cancels a scope's orders at every broker, from this process alone; ``latch`` comes first."""
+    """Cancels a scope's orders at every broker, from this process alone; ``latch`` comes first.
 
-    def __init__(self, home: Home, config: Config, act: Act, since: str) -> None:
+    ``connections``: where lines come from, maybe ready ones; it stays its owner's. ``accounts``: known beforehand, with
+    why others cannot be read. ``stands`` says whether the halt does still: armed again, nothing more is cancelled.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        config: Config,
+        act: Act,
+        pressed: Pressed,
+        connections: Connections | None = None,
+        accounts: Accounts | None = None,
+    ) -> None:
         self._home = home
         self._config = config
         self._act = act
-        self._since = since
+        self._since = pressed.since
         self._kind, _, self._name = act.scope.partition(":")
         self._books = Books(home.journal)
-        self._vault: Vault = FileVault(home.path)
-        self._adapters: dict[str, BrokerAdapter] = {}
-        self._ways: dict[tuple[object, ...], RateLimit] = {}
+        self._connections = connections
+        self._accounts = accounts
         self._places: dict[tuple[str, str | None], asyncio.Semaphore] = {}
-        self._began = monotonic()
+        self._began_ns = pressed.at_ns
+        self._give_up_at = monotonic() + act.give_up_s
         self.reply_timeout_s = float(config.engine.reply_timeout_s)
+        self.stands: Callable[[], bool] = lambda: True
         self.problem = ""
         """Why the journal could not be read: what is ours is not known then."""
         self.canceled_ms = 0.0
-        """When the last cancel was handed to its wire for the first time, since this object was made."""
+        """When the last order's first cancel left, counted from the press."""
 
     async def run(self) -> list[Outcome]:
         """Carry it out; every account of the scope has its outcome.
@@ -103,21 +72,30 @@ class OutOfBandKill:
         Raises:
             StoreError: the accounts cannot be read.
         """
+        own = self._connections is None
+        connections = self._connections or Connections(self._home, self._config)
+        reading = asyncio.create_task(self._read_books())
         try:
-            await asyncio.to_thread(self._books.read)
-        except StoreError as error:
-            self.problem = str(error)
-        accounts, unreadable = await accounts_of(self._home, self._config)
-        chosen = [account for account in accounts if self._touches(account)]
-        try:
-            outcomes = await asyncio.gather(*map(self._account, chosen))
+            accounts, unreadable = self._accounts or await accounts_of(self._home, self._config)
+            chosen = [account for account in accounts if self._touches(account)]
+            outcomes = await asyncio.gather(
+                *(self._account(account, connections, reading) for account in chosen)
+            )
         finally:
-            for adapter in self._adapters.values():
-                await adapter.close()
+            await reading
+            if own:
+                await connections.close()
         return outcomes + [
             Outcome(account, "?", error=f"its document cannot be read: {text}")
             for account, text in unreadable.items()
         ]
+
+    async def _read_books(self) -> None:
+        await asyncio.sleep(0)  # what needs no journal leaves first
+        try:
+            await asyncio.to_thread(self._books.read)
+        except StoreError as error:
+            self.problem = str(error)
 
     def _touches(self, account: Account) -> bool:
         if self._kind == "account":
@@ -126,35 +104,32 @@ class OutOfBandKill:
 
     # ---- one account -------------------------------------------------------------------------------------------
 
-    async def _account(self, account: Account) -> Outcome:
+    async def _account(
+        self, account: Account, connections: Connections, reading: asyncio.Task[None]
+    ) -> Outcome:
         outcome = Outcome(account.id, account.broker)
         if account.broker == "paper":
             # Its venue is the engine: nothing of it lives on beside it, and a living one knows what we cannot.
             outcome.clear = True
             outcome.error = "practice: the engine cancels it before it does anything else"
             return outcome
-        if self.problem and self._kind in {"symbol", "strategy"}:
-            outcome.error = self.problem
-            return outcome
-        place = (account.broker, account.base_url)
         try:
-            session, listener = self._session(account)
+            line = connections.line(account)
         except TradingError as error:
             outcome.error = str(error)
             return outcome
-        clearing = Clearing(self, account, session, listener, outcome)
+        clearing = Clearing(self, line, outcome)
         try:
-            starting = asyncio.create_task(session.start())
-            try:
-                if not self._act.drill:
-                    await clearing.cancel_known()
-            finally:
-                await starting
+            await self._begin(line, clearing, reading)
+            if self.problem and not self.whole_accounts:
+                outcome.error = self.problem
+                return outcome
+            place = (account.broker, account.base_url)
             async with self._places.setdefault(place, asyncio.Semaphore(AT_ONCE)):
                 await (clearing.rehearse() if self._act.drill else clearing.sweep())
             if self._act.drill:
                 return outcome
-            await clearing.cancel_all(self._began + self._act.give_up_s)
+            await clearing.cancel_all(self._give_up_at)
             await clearing.read_positions()
             if self._act.flatten and outcome.verified_at is not None:
                 await clearing.flatten(self._books.book, self._since)
@@ -162,38 +137,32 @@ class OutOfBandKill:
             outcome.clear = False
             outcome.error = str(error)
         finally:
-            await session.stop()
+            if not line.ready:
+                await line.session.stop()
         return outcome
 
-    def _session(self, account: Account) -> tuple[BrokerSession, Listener]:
-        credentials = {}
-        for name, secret in account.credentials.items():
-            credentials[name] = self._vault.reveal(account.id, name, secret.get_secret_value())
-            register_secret(credentials[name])
-        adapter = self._adapters.get(account.broker)
-        if adapter is None:
-            tokens = _ReadOnly(FileTokenStore(self._home.path, self._vault))
-            adapter = make_adapter(account.broker, self._config, PaperMarket(), None, tokens)
-            self._adapters[account.broker] = adapter
-        caps = adapter.capabilities
-        own = RateLimit(*_rules(caps))
-        per_address = [TokenBucket(caps.per_address_second, 1.0)] * bool(caps.per_address_second)
-        egress = (account.egress.local_address, account.egress.proxy) if account.egress else ()
-        address = (account.broker, account.base_url, account.environment, egress)
-        way = self._ways.setdefault(address, RateLimit(*per_address))
-        listener = Listener(own, way)
-        session = adapter.session(account, credentials, listener)
-        if isinstance(session, WireSession):
-            session.streams = False  # the engine's own may still be there
-        return session, listener
+    async def _begin(self, line: Line, clearing: Clearing, reading: asyncio.Task[None]) -> None:
+        """Ask for what can be asked without any list, as soon as the line is up and before anything else."""
+        starting = None if line.ready else asyncio.create_task(line.session.start())
+        try:
+            if starting is not None:
+                await asyncio.sleep(0)  # its wire takes requests from now on
+            in_one = not self._act.drill and await clearing.cancel_in_one()
+            await reading
+            clearing.know(self.ours_of_scope(line.account.id))
+            if not self._act.drill and not in_one:
+                await clearing.cancel_known()
+        finally:
+            if starting is not None:
+                await starting
 
     def elapsed_ms(self) -> int:
-        """Return the milliseconds since this object was made."""
-        return round((monotonic() - self._began) * 1e3)
+        """Return the milliseconds since the press."""
+        return round((monotonic_ns() - self._began_ns) / 1e6)
 
-    def note_cancel(self) -> None:
-        """Take the time: a cancel was handed to its wire."""
-        self.canceled_ms = (monotonic() - self._began) * 1e3
+    def note_cancel(self, at_ns: int) -> None:
+        """Take the time: an order's first cancel left."""
+        self.canceled_ms = max(self.canceled_ms, (at_ns - self._began_ns) / 1e6)
 
     # ---- the scope ---------------------------------------------------------------------------------------------
 
@@ -219,7 +188,7 @@ class OutOfBandKill:
 
     def of_scope(self, listed: list[ExecutionReport]) -> list[ExecutionReport]:
         """Return the listed orders that are to go: all, or where the scope is a symbol or strategy, ours of it."""
-        if self._kind not in {"symbol", "strategy"}:
+        if self.whole_accounts:
             return listed
         strategies = self._books.strategies(report.cl_ord_id for report in listed)
         return [
@@ -229,6 +198,11 @@ class OutOfBandKill:
             and self._within(report.symbol, strategies[report.cl_ord_id])
         ]
 
+    @property
+    def whole_accounts(self) -> bool:
+        """Say whether all that works in an account is to go, others' orders, too."""
+        return self._kind not in {"symbol", "strategy"}
+
     def in_symbol(self, symbol: str) -> bool:
         """Say whether positions of a symbol lie in the scope."""
         return self._kind != "symbol" or symbol == self._name
@@ -237,27 +211,6 @@ class OutOfBandKill:
     def closes_whole(self) -> bool:
         """Say whether what is held of a symbol is wholly in the scope (a strategy's part of it is not known)."""
         return self._kind != "strategy"
-
-
-class _ReadOnly:
-    """The engine's session tokens, to be used and not to be touched."""
-
-    def __init__(self, tokens: TokenStore) -> None:
-        self.load = tokens.load
-        self.version = tokens.version
-
-    def save(self, account: str, token: SessionToken) -> None:
-        """Keep nothing."""
-
-    def forget(self, account: str) -> None:
-        """Remove nothing."""
-
-
-def _rules(caps: Capabilities) -> list[TokenBucket]:
-    rules = [TokenBucket(caps.burst, caps.burst / caps.max_orders_per_second)]
-    if caps.per_calendar_second:
-        rules.append(calendar_second(caps.per_calendar_second))
-    return rules
 
 
 def row(outcome: Outcome) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class OperatorDesk:
             CommandRefused: wrong fields (422), nothing like that (404) or not in this state (409).
         """
         command = c.parse_command(document)
-        if isinstance(command, c.Presence):  # every other second: nothing to keep
+        if isinstance(command, c.UNRECORDED):
             return await self._carry_out(command)
         body = command.model_dump(mode="json")
         asked_of = self._standing(command)
@@ -66,7 +66,7 @@ class OperatorDesk:
                 )
         except (StoreError, TimeoutError):
             # Getting out must work without the books; everything else waits for them.
-            if not isinstance(command, c.Kill | c.CancelOrder):
+            if not isinstance(command, c.Kill | c.CancelOrder | c.CancelOrders):
                 raise
             return await self._carry_out(command)
         # What a crash cut short is carried out again only where doing it twice does no harm.
@@ -108,6 +108,8 @@ class OperatorDesk:
                 return await self.by_hand.resend(command)
             case c.CancelOrder():
                 return await self.by_hand.cancel_order(command)
+            case c.CancelOrders():
+                return await self.by_hand.cancel_orders(command)
             case c.ReplaceOrder():
                 return await self.by_hand.replace_order(command)
             case c.ClosePosition():
@@ -130,8 +132,8 @@ class OperatorDesk:
                 return await self._disarm(command)
             case c.ResolveUnknown():
                 return self.by_hand.resolve_unknown(command)
-            case c.SetAccountActive():
-                return await self._set_account_active(command)
+            case c.LookUp():
+                return await self.by_hand.look_up(command)
             case c.LogIn():
                 return await self._log_in(command)
             case c.ReloadAccounts():
@@ -271,10 +273,12 @@ class OperatorDesk:
             failpoints.hit("K27.after")
 
     async def _kill(self, command: c.Kill) -> Result:
-        before = self.kill_runs.pop(command.scope, None)
+        before = self.kill_runs.get(command.scope)
+        flatten = command.flatten or (before is not None and before.flatten)
+        if before is not None and before.covers(flatten):  # the same press, come by latch and API
+            return self._killed(command.scope, before.count, flatten)
         if before is not None:
             before.stop()
-        flatten = command.flatten or (before is not None and before.flatten)
         known = self._engine.shared.of(command.scope)
         if flatten and known is not None and known.get("flat"):
             flatten = False
@@ -284,10 +288,12 @@ class OperatorDesk:
         run_id = f"{command.id[:40]}.{self._engine.clock.monotonic_ns():x}"
         run = KillRun(self._engine, self.by_hand, command.scope, run_id, flatten)
         self.kill_runs[command.scope] = run
-        canceled = await run.begin()
+        return self._killed(command.scope, await run.begin(), flatten)
+
+    def _killed(self, scope: str, canceled: int, flatten: bool) -> Result:
         return {
             "result": "halted",
-            "scope": command.scope,
+            "scope": scope,
             "cancels": canceled,
             "flatten": flatten,
             "latch_ms": (self._latched_ns - self._pressed_ns) / 1e6,
@@ -305,10 +311,3 @@ class OperatorDesk:
             return {"result": "requested", "url": await begin()}
         except ConfigError as error:
             raise CommandRefused("NO_LOGIN", str(error)) from None
-
-    async def _set_account_active(self, command: c.SetAccountActive) -> Result:
-        state = self.by_hand.state(command.account)
-        account = state.account.model_copy(update={"active": command.active})
-        await self._engine.fleet.store.put([account])
-        await self._engine.fleet.reload()
-        return {"result": "active" if command.active else "inactive", "account": command.account}

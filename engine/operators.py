@@ -57,22 +57,30 @@ _RANK: Final = {role: rank for rank, role in enumerate(Role)}
 PERMISSIONS: Final[dict[type[c.Command], Role]] = {
     c.Kill: Role.VIEW,
     c.Presence: Role.VIEW,
+    c.Bars: Role.VIEW,
+    c.Curves: Role.VIEW,
+    c.Report: Role.VIEW,
+    c.Note: Role.TRADE,
+    c.Preview: Role.VIEW,
     **dict.fromkeys(
         (
             c.Approve, c.Reject, c.Resend, c.CancelOrder, c.ReplaceOrder, c.ClosePosition, c.Flatten, c.SetStops,
-            c.Pause, c.Resume, c.Disarm, c.Acknowledge, c.LogIn,
+            c.Pause, c.Resume, c.Disarm, c.Acknowledge, c.TestAlerts, c.LogIn, c.LookUp, c.CancelOrders,
         ),
         Role.TRADE,
     ),
     **dict.fromkeys(
-        (c.Rearm, c.Force, c.SetLimits, c.Adopt, c.Repair, c.ResolveUnknown, c.Review), Role.RISK
+        (c.Rearm, c.Force, c.SetLimits, c.SetAccount, c.Adopt, c.Repair, c.ResolveUnknown, c.Review), Role.RISK
     ),
     c.SetAccountActive: Role.ADMIN,
+    c.SetAccountsActive: Role.ADMIN,
     c.ReloadAccounts: Role.ADMIN,
 }  # fmt: skip
 """The least role of each command; one that is not here nobody may give."""
 
-NEEDS_PIN: Final = frozenset({c.Rearm, c.Force, c.SetLimits, c.Adopt, c.Repair, c.ResolveUnknown})
+NEEDS_PIN: Final = frozenset(
+    {c.Rearm, c.Force, c.SetLimits, c.SetAccount, c.Adopt, c.Repair, c.ResolveUnknown}
+)
 """Commands that need the operator's PIN, where one is set (RTS 6 Art. 15(6): verified and authorised)."""
 
 

@@ -104,6 +104,8 @@ class OrderNews:
 
     def _note_progress(self, record: SignalRecord, order: Order) -> None:
         """Widen the signal's trace; once all its orders are answered, its stages count."""
+        if record.stage is not None:
+            self._engine.staged.on_order(record, order)
         self._engine.publisher.touch(tables.SIGNALS, record.key)
         if order.cl_ord_id not in record.waiting or not (order.acked_ns or order.status.terminal):
             return
@@ -143,6 +145,7 @@ class OrderNews:
             failpoints.hit("K24.after")
         self._engine.exits.on_fill(fill, order, position)
         self._engine.counts["fills"] += 1
+        self._engine.curves.book.on_fill(fill)
         if order.cl_ord_id:  # behind an adopted position there is none
             self._engine.journal.note_order(order)
         self._engine.journal.note_fill(fill, position)

@@ -62,6 +62,16 @@ class OrdersByHand:
             await engine.journal.flushed()  # or the next engine would find it absent, and send it
         return {"result": "canceled", "cl_ord_id": order.cl_ord_id}
 
+    async def cancel_orders(self, command: c.CancelOrders) -> Result:
+        """Cancel every working order of a scope; those that had not left are closed durably before this says so."""
+        working = self._engine.orders.working()
+        before = len(working)
+        asked = self.cancel_all(command.scope)
+        with suppress(StoreError):
+            await self._engine.journal.flushed()
+        closed = sum(order.status.terminal for order in working)
+        return {"result": "requested", "cancels": len(asked), "closed": closed, "of": before}
+
     def _session(self, account: str) -> Any:
         session = self._engine.fleet.sessions.get(account)
         if session is None:
@@ -207,6 +217,29 @@ class OrdersByHand:
                 "EXISTS", f"the broker has {order.cl_ord_id}: {found.status or found.exec_type}"
             )
 
+    async def look_up(self, command: c.LookUp) -> Result:
+        """Ask the broker once for an order of unknown outcome; what it says of it is taken at once.
+
+        "Not found" changes nothing by itself: it is proof only after the broker's settling time, and twice.
+        """
+        order = self._order(command.cl_ord_id)
+        if order.status is not OrderStatus.UNKNOWN:
+            raise CommandRefused("NOT_UNKNOWN", f"{order.cl_ord_id} is {order.status.value}")
+        engine, session = self._engine, self._session(order.account)
+        try:
+            report = await engine.reconciler.look(order, session)
+        except BrokerError as error:
+            raise CommandRefused("NOT_PROVEN", f"the look-up failed: {error}") from None
+        if report is not None:
+            engine.on_report(report)
+        elif order.status is OrderStatus.UNKNOWN:
+            engine.reconciler.resolve(order, session)  # in case nobody asks on
+        return {
+            "result": "not_found" if report is None else "found",
+            "status": order.status.value,
+            "cl_ord_id": order.cl_ord_id,
+        }
+
     def resolve_unknown(self, command: c.ResolveUnknown) -> Result:
         """Take an operator's word on an order of unknown outcome."""
         order = self._order(command.cl_ord_id)
@@ -262,9 +295,12 @@ class OrdersByHand:
     async def close_position(self, command: c.ClosePosition) -> Result:
         """Close a position, or a part of it, at the market."""
         state = self.state(command.account)
-        if command.fraction != 1:  # a part is rounded to the instrument's lot
+        # A part is rounded to the instrument's lot.
+        if command.fraction != 1 or command.quantity is not None:
             await self._engine.instruments.ensure(state.account.broker, command.symbol)
-        order = self._exit(state, command.symbol, command.id, command.fraction)
+        order = self._exit(
+            state, command.symbol, command.id, command.fraction, quantity=command.quantity
+        )
         if order is None:
             raise CommandRefused(
                 "NO_POSITION",
@@ -284,15 +320,20 @@ class OrdersByHand:
         command_id: str,
         fraction: Decimal = Decimal(1),
         leg: str = "close",
+        *,
+        quantity: Decimal | None = None,
     ) -> Order | None:
-        quantity = self._engine.planner.closable(state, symbol)
-        if fraction != 1:
-            instrument = self._engine.instruments.get(state.account.broker, symbol)
-            quantity = floor_to(quantity * fraction, instrument.lot)
-        if not quantity:
+        held = self._engine.planner.closable(state, symbol)
+        part = abs(held) * fraction if quantity is None else quantity
+        if part > abs(held) > 0:
+            text = f"{to_text(part)} > {to_text(abs(held))}, which is all that is not being closed"
+            raise CommandRefused("MORE_THAN_HELD", text)
+        if part != abs(held):
+            part = floor_to(part, self._engine.instruments.get(state.account.broker, symbol).lot)
+        if not held or not part:
             return None
-        side = Side.SELL if quantity > 0 else Side.BUY
-        return self.make(state.id, symbol, side, abs(quantity), command_id, leg)
+        side = Side.SELL if held > 0 else Side.BUY
+        return self.make(state.id, symbol, side, part, command_id, leg)
 
     async def send_by_hand(self, orders: list[Order]) -> None:
         """Make orders durable and send them, within a minute."""

@@ -35,7 +35,7 @@ class Outside:
     journal: Journal
     vault: Vault
     stores: Callable[[Home, Config], Awaitable[Stores]]
-    adapter: Callable[[str], BrokerAdapter]
+    adapter: Callable[[str], BrokerAdapter] | None = None  # the brokers' own
 
 
 class RegisteringVault:

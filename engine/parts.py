@@ -40,6 +40,14 @@ class PriceSource(Protocol):
         ...
 
 
+class Staged(Protocol):
+    """Releases of which one account goes first (engine.staged_releases)."""
+
+    def on_order(self, record: SignalRecord, order: Order) -> None:
+        """Follow a change of one of a signal's orders."""
+        ...
+
+
 class Exits(Protocol):
     """Every way out of a position that nobody sends by hand (engine.exits)."""
 

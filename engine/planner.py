@@ -54,18 +54,21 @@ class Release:
 
     accounts: frozenset[str]
     scale: Decimal | None = None
+    quantity: Decimal | None = None  # for each, instead of its own size
     forced: bool = False
     earlier: tuple[Order, ...] = ()
 
 
 @dataclass(slots=True)
-class _Run:
+class Run:
     """One plan of entries while it is made: what its accounts share, and what they come to together."""
 
     now: datetime
     signal: Signal
     prices: Prices
     release: Release | None
+    ids: ClOrdIDs
+    throttled: Reason | None = None  # why the strategy is carried out no more without a review
     room: Room | None = None
     valued_at: Decimal | None = None
     worth: Decimal = ZERO
@@ -86,6 +89,17 @@ class _Run:
     def earlier(self) -> tuple[Order, ...]:
         """Return the orders the signal has had before."""
         return self.release.earlier if self.release is not None else ()
+
+
+@dataclass(slots=True)
+class Planning:
+    """A plan while it is made. ``chosen``: who is to be decided on, in this order."""
+
+    signal: Signal
+    chosen: list[AccountState]
+    passed_over: dict[str, Reason]
+    plan: Plan = field(default_factory=Plan)
+    run: Run | None = None
 
 
 class Planner:
@@ -118,6 +132,14 @@ class Planner:
 
     def plan(self, signal: Signal, release: Release | None = None) -> Plan:
         """Plan one signal; with ``release`` only for the accounts it names."""
+        planning = self.begin(signal, release)
+        self.decide(planning, planning.chosen)
+        return self.finish(planning)
+
+    # ---- in parts, so that a plan which is only looked at holds up nobody --------------------------------------
+
+    def begin(self, signal: Signal, release: Release | None = None) -> Planning:
+        """Find who is asked, and what holds for all of them; where that refuses the signal nobody is."""
         if failpoints.ARMED:
             failpoints.hit("K06.before")
         chosen, passed_over = self._index.candidates(signal)
@@ -130,36 +152,76 @@ class Planner:
                 for account, reason in passed_over.items()
                 if account in release.accounts
             }
-        if signal.action in {Action.BUY, Action.SELL}:
-            plan = self._entries(signal, chosen, release)
+        planning = Planning(signal, chosen, passed_over)
+        if signal.side is not None:
+            prices = self._prices(signal, release)
+            if isinstance(prices, tuple):
+                planning.chosen = []
+                planning.plan.code, planning.plan.message = prices
+            else:
+                planning.run = self.run(signal, release, prices)
+        return planning
+
+    def decide(self, planning: Planning, states: list[AccountState]) -> None:
+        """Decide for some of the chosen, each once, in their order."""
+        plan, signal = planning.plan, planning.signal
+        if planning.run is not None:
+            self._entries(plan, planning.run, states)
         elif signal.action is Action.CLOSE:
-            plan = self._closes(signal, chosen)
+            self._closes(plan, signal, states)
         elif signal.action is Action.CANCEL:
-            plan = self._cancels(signal, chosen)
-        else:
-            plan = self._modifies(signal, chosen)
+            self._cancels(plan, signal, states)
+        elif signal.action is Action.MODIFY:
+            self._modifies(plan, signal, states)
+
+    def finish(self, planning: Planning) -> Plan:
+        """Return the plan, once all of the chosen are decided on."""
+        plan, run = planning.plan, planning.run
+        if run is not None:
+            if run.throttled and plan.refused and not plan.held:
+                plan.code, plan.message = run.throttled
+            plan = self._within_reach(plan, run)
         if not plan.code:
-            plan.skipped.update(passed_over)
+            plan.skipped.update(planning.passed_over)
             if not (plan.orders or plan.held or plan.cancels or plan.stops):
                 plan.code = "NO_ACCOUNTS"
                 plan.message = _why_nobody(plan)
         return plan
 
+    def tell_everybody(self, signal: Signal, plan: Plan) -> None:
+        """Tell every account why a signal was refused, where it was as a whole."""
+        if plan.code and not plan.skipped and not plan.refused:
+            chosen, passed_over = self._index.candidates(signal)
+            plan.skipped = dict(passed_over)
+            plan.refused = {state.id: (plan.code, plan.message) for state in chosen}
+
     # ---- entries ---------------------------------------------------------------------------------------------
 
-    def _entries(self, signal: Signal, chosen: list[AccountState], release: Release | None) -> Plan:
-        prices = self._prices(signal, release)
-        if isinstance(prices, tuple):
-            return Plan(code=prices[0], message=prices[1])
-        plan = Plan()
-        run = _Run(self._clock.now(), signal, prices, release)
-        run.room = self._pretrade.room(signal.strategy)
+    def run(
+        self, signal: Signal, release: Release | None = None, prices: Prices | None = None
+    ) -> Run:
+        """Return what a plan of entries begins with; ``prices``: as checked, else whatever there are."""
+        pretrade = self._pretrade
+        if prices is None:
+            prices = prices_of(signal, self._market(signal))
+        run = Run(
+            self._clock.now(),
+            signal,
+            prices,
+            release,
+            ClOrdIDs(self._book, signal.source, signal.id),
+            None if release else pretrade.throttle.refusal(signal.strategy),
+        )
+        run.room = pretrade.room(signal.strategy)
         # Where no fresh price is required, an old one is still the best bound on the signal's value.
         run.valued_at = prices.entry or self._marks.price(signal.symbol)
-        ids = ClOrdIDs(self._book, signal.source, signal.id)
-        throttled = None if release else self._pretrade.throttle.refusal(signal.strategy)
-        assert signal.side is not None
-        for state in chosen:
+        return run
+
+    def _entries(self, plan: Plan, run: Run, states: list[AccountState]) -> None:
+        signal, ids, release, throttled = run.signal, run.ids, run.release, run.throttled
+        side, now = signal.side, run.now
+        assert side is not None
+        for state in states:
             reason = self._skip_reason(state, run)
             if reason is not None:
                 plan.skipped[state.id] = reason
@@ -172,11 +234,8 @@ class Planner:
                 plan.refused[state.id] = quantity
                 continue
             plan.orders.append(
-                _entry_order(signal, signal.side, state.id, quantity, ids.make(state.id), run.now)
+                _entry_order(signal, side, state.id, quantity, ids.make(state.id), now)
             )
-        if throttled and plan.refused and not plan.held:
-            plan.code, plan.message = throttled
-        return self._within_reach(plan, run)
 
     def _prices(self, signal: Signal, release: Release | None) -> Prices | Reason:
         """Check once what holds for every account, and work out the prices the sizes are reckoned from."""
@@ -188,26 +247,24 @@ class Planner:
         )
         if problem is not None:
             return problem
-        quote = self._marks.get(signal.symbol)
-        prices = prices_of(signal, quote.price if quote and pretrade.fresh(quote) else None)
+        prices = prices_of(signal, self._market(signal))
         if prices.entry is not None and signal.side is not None:
             problem = checks.exit_sides(
                 signal.side, prices.entry, signal.stop_loss, signal.take_profit
             )
         return problem or prices
 
-    def _allowed(self, state: AccountState, run: _Run) -> Decimal | Reason:
+    def _market(self, entry: Signal | Order) -> Decimal | None:
+        quote = self._marks.get(entry.symbol)
+        return quote.price if quote is not None and self._pretrade.fresh(quote) else None
+
+    def _allowed(self, state: AccountState, run: Run) -> Decimal | Reason:
         """Return how much one account trades, or what is in the way."""
         signal = run.signal
-        instrument = run.instruments.get(state.broker)
-        if instrument is None:
-            instrument = self._instrument_of(state.broker, signal.symbol)
-            instrument = checks.exact_instrument(instrument) or instrument
-            run.instruments[state.broker] = instrument
+        instrument = run.instruments.get(state.broker) or self.instrument(state.broker, run)
         if isinstance(instrument, tuple):
             return instrument
-        quantity = self._quantity(state, run, instrument)
-        quantity = self._scaled(quantity, instrument, run.release)
+        quantity = self.quantity(state, run, instrument)
         if isinstance(quantity, tuple):
             return quantity
         ask = run.ask(state.broker, quantity, instrument)
@@ -220,7 +277,15 @@ class Planner:
             run.room.take(ask.worth)
         return quantity
 
-    def _within_reach(self, plan: Plan, run: _Run) -> Plan:
+    def instrument(self, broker: str, run: Run) -> Instrument | Reason:
+        """Return what a broker lets one trade of the signal's symbol, or what is wrong with what it says."""
+        known = run.instruments.get(broker)
+        if known is None:
+            said = self._instrument_of(broker, run.signal.symbol)
+            known = run.instruments[broker] = checks.exact_instrument(said) or said
+        return known
+
+    def _within_reach(self, plan: Plan, run: Run) -> Plan:
         """Check the fan-out, together with what the signal has had before; over it nothing is sent."""
         if not plan.orders:
             return plan
@@ -247,11 +312,11 @@ class Planner:
             len(reached), worth, limits.max_accounts_per_signal, limits.max_signal_value
         )
 
-    def _skip_reason(self, state: AccountState, run: _Run) -> Reason | None:
+    def _skip_reason(self, state: AccountState, run: Run) -> Reason | None:
         signal, release = run.signal, run.release
         reason = (
             rules.standing(state)
-            or self._latched(state, signal.strategy, signal.symbol)
+            or self.latched(state, signal.strategy, signal.symbol)
             or self._barred(state)
         )
         if reason is not None:
@@ -260,19 +325,23 @@ class Planner:
             return None
         return (
             rules.open_hours(state, run.now)
-            or self._no_room(state, signal.symbol)
+            or self.no_room(state, signal.symbol)
             or rules.reward_worth_risk(state, run.prices.reward_risk)
         )
 
     def _barred(self, state: AccountState) -> Reason | None:
         """Check what of the account no operator can force past: limits that are missing, the day's loss."""
-        reason = rules.limits_set(state)
-        if reason is not None or state.limits.max_daily_loss is None:
-            return reason
+        return rules.limits_set(state) or (
+            self.day_lost(state) if state.limits.max_daily_loss is not None else None
+        )
+
+    def day_lost(self, state: AccountState) -> Reason | None:
+        """Check the account's day against its limit, where it has one."""
         day_pnl = self._keeper.pnl(state.id).total - state.day_baseline
         return rules.within_daily_loss(state, day_pnl)
 
-    def _latched(self, state: AccountState, strategy: str, symbol: str) -> Reason | None:
+    def latched(self, state: AccountState, strategy: str, symbol: str) -> Reason | None:
+        """Check what is halted or paused of all that bears on an account's entry."""
         if not self._states:
             return None
         latch = self._states.strictest(
@@ -283,29 +352,32 @@ class Planner:
         )
         return refusal(latch) if latch else None
 
-    def _no_room(self, state: AccountState, symbol: str) -> Reason | None:
+    def no_room(self, state: AccountState, symbol: str) -> Reason | None:
+        """Check the number of positions, with those being opened."""
         if state.limits.max_positions is None:
             return None
         held = self._keeper.open_symbols(state.id)
         held.update(order.symbol for order in state.working.values() if not order.reducing)
         return rules.room_for_position(state, held, symbol)
 
-    def _quantity(self, state: AccountState, run: _Run, instrument: Instrument) -> Decimal | Reason:
+    def quantity(self, state: AccountState, run: Run, instrument: Instrument) -> Decimal | Reason:
         """Size one account; those that size alike share the answer."""
         key = state.sizing_key
-        if key is not None and (known := run.sizes.get(key)) is not None:
-            return known
-        equity = state.balances.equity if state.balances else None
-        quantity = size(state.account.sizing, run.signal, run.prices, equity, instrument)
-        if key is not None:
-            run.sizes[key] = quantity
-        return quantity
+        known = run.sizes.get(key) if key is not None else None
+        if known is None:
+            equity = state.balances.equity if state.balances else None
+            known = size(state.account.sizing, run.signal, run.prices, equity, instrument)
+            if key is not None:
+                run.sizes[key] = known
+        return known if run.release is None else self._scaled(known, instrument, run.release)
 
     @staticmethod
     def _scaled(
-        quantity: Decimal | Reason, instrument: Instrument, release: Release | None
+        quantity: Decimal | Reason, instrument: Instrument, release: Release
     ) -> Decimal | Reason:
-        if isinstance(quantity, tuple) or release is None or release.scale is None:
+        if release.quantity is not None:  # instead of the account's own size
+            return checks.lot(release.quantity, instrument) or release.quantity
+        if isinstance(quantity, tuple) or release.scale is None:
             return quantity
         scaled = floor_to(quantity * release.scale, instrument.lot)
         if scaled < instrument.min_qty or scaled <= 0:
@@ -332,9 +404,7 @@ class Planner:
         )
         if reason is not None:
             return reason
-        quote = self._marks.get(symbol)
-        market = quote.price if quote is not None and pretrade.fresh(quote) else None
-        price = order.limit_price or order.stop_price or market
+        price = order.limit_price or order.stop_price or self._market(order)
         instrument = self._instrument_of(state.broker, symbol)
         earlier = pretrade.together_with(order, instead_of)
         own = instead_of.cl_ord_id if instead_of is not None else ""
@@ -349,11 +419,10 @@ class Planner:
 
     # ---- exits, cancels, changes ---------------------------------------------------------------------------
 
-    def _closes(self, signal: Signal, chosen: list[AccountState]) -> Plan:
-        plan = Plan()
+    def _closes(self, plan: Plan, signal: Signal, states: list[AccountState]) -> None:
         ids = ClOrdIDs(self._book, signal.source, signal.id)
         now = self._clock.now()
-        for state in chosen:
+        for state in states:
             quantity = self.closable(state, signal.symbol)
             if not quantity:
                 plan.skipped[state.id] = (
@@ -370,7 +439,6 @@ class Planner:
             order.reducing = True
             order.stop_loss = order.take_profit = order.trail_percent = None
             plan.orders.append(order)
-        return plan
 
     def closable(self, state: AccountState, symbol: str) -> Decimal:
         """Return the signed quantity that no exit under way covers yet.
@@ -395,9 +463,8 @@ class Planner:
         return left.copy_sign(position.qty) if left > 0 else ZERO
 
     @staticmethod
-    def _cancels(signal: Signal, chosen: Iterable[AccountState]) -> Plan:
-        plan = Plan()
-        for state in chosen:
+    def _cancels(plan: Plan, signal: Signal, states: Iterable[AccountState]) -> None:
+        for state in states:
             orders = [
                 order
                 for order in state.working.values()
@@ -412,13 +479,11 @@ class Planner:
                     "NO_ORDERS",
                     f"no working order of {signal.strategy} in {signal.symbol}",
                 )
-        return plan
 
-    def _modifies(self, signal: Signal, chosen: Iterable[AccountState]) -> Plan:
+    def _modifies(self, plan: Plan, signal: Signal, states: Iterable[AccountState]) -> None:
         """Plan new levels for open positions: those the signal names; the others stay."""
-        plan = Plan()
         quote = self._marks.get(signal.symbol)
-        for state in chosen:
+        for state in states:
             position = self._keeper.get(state.id, signal.symbol)
             if position is None or not position.qty:
                 plan.skipped[state.id] = ("NO_POSITION", f"no open position in {signal.symbol}")
@@ -435,7 +500,6 @@ class Planner:
                     for name in ("stop_loss", "take_profit", "trail_percent")
                 }
             )
-        return plan
 
 
 def _entry_order(

@@ -224,6 +224,25 @@ class PacedSession(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What came of the cancel of all. ``written_ns``: when its first byte left (0: never). ``asked``: the broker's ids
+    of the orders it was for; ``None``: no proof of anything.
+    """
+
+    written_ns: int
+    asked: Sequence[str] | None = None
+
+
+@runtime_checkable
+class SweepingSession(Protocol):
+    """A session whose broker may cancel whatever works in the account in one request."""
+
+    def cancel_all(self, done: Callable[[Swept], None]) -> bool:
+        """Ask for it; ``done`` is told once, later. Say whether the broker has such a request."""
+        ...
+
+
 class BrokerAdapter(Protocol):
     """A broker: makes sessions. One instance a broker name; it may share what accounts can share."""
 

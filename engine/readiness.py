@@ -27,6 +27,10 @@ class Need:
     text: str
     todo: str
 
+    def document(self) -> dict[str, str]:
+        """Return it as rows and answers hold it."""
+        return {"code": self.code, "text": self.text, "todo": self.todo}
+
 
 class Readiness:
     """Looks at every account. Sessions and lanes are the fleet's and the dispatcher's own."""
@@ -60,15 +64,17 @@ class Readiness:
             "last_probe_at": _stamp(headroom.probed_at),
             "warm_connections": f"{headroom.warm}/{headroom.wanted}",
             "rate_left": 0 if lane is None else lane.left(self._clock.monotonic_ns()),
+            "rate_most": 0 if lane is None else lane.most,
             "paused_until": _stamp(paused_until),
             "logs_in": self._logs_in(state),
             "todo": "; ".join(dict.fromkeys(need.todo for need in needs)),
+            "needs": [need.document() for need in needs],
         }
 
     def to_do(self) -> list[dict[str, str]]:
         """Return everything there is to do: ``account``, ``code``, ``text``, ``todo``."""
         return [
-            {"account": state.id, "code": need.code, "text": need.text, "todo": need.todo}
+            {"account": state.id, **need.document()}
             for state in self._states.values()
             for need in self._needs(state)
         ]

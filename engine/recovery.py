@@ -18,6 +18,7 @@ from engine.model.signal import Signal
 from engine.pretrade_state import restore
 from engine.risk.trading_state import FIRM, Latch
 from engine.signal_record import SignalRecord
+from engine.stage import Phase, stage_from_document
 from engine.stores.journal_rows import LoadedState, SignalEntry
 from engine.trading_engine import TradingEngine
 
@@ -48,6 +49,8 @@ def record_from_entry(entry: SignalEntry, signal: Signal, orders: dict[str, Orde
     record.held = dict.fromkeys(plan.get("held", ()))
     expires = plan.get("hold_expires_at")
     record.hold_expires_at = datetime.fromisoformat(expires) if expires else None
+    record.price = _number(plan.get("price"))
+    record.stage = stage_from_document(plan.get("stage"))
     record.released = True
     for kind, code, message, accounts in plan.get("reasons", ()):
         table = record.skipped if kind == "skipped" else record.refused
@@ -131,7 +134,7 @@ async def _recover(engine: TradingEngine) -> None:
     for order in fresh:
         engine.journal.note_order(order)
     for entry in loaded.signals:
-        if not entry.settled:
+        if not entry.settled and not _undecided(engine, entry):
             engine.journal.note_settled(entry.seq)
     engine.counts.update(loaded.counts)
     await _restore_states(engine, loaded)
@@ -139,6 +142,12 @@ async def _recover(engine: TradingEngine) -> None:
     for record in engine.records.values():
         if record.held:
             engine.hold(record)
+
+
+def _undecided(engine: TradingEngine, entry: SignalEntry) -> bool:
+    """Say whether accounts of a signal still wait: it must be found again, however old it is by then."""
+    record = engine.records.get(f"{entry.source}/{entry.id}")
+    return record is not None and record.undecided
 
 
 def _load_records(engine: TradingEngine, loaded: LoadedState) -> list[Order]:
@@ -150,7 +159,7 @@ def _load_records(engine: TradingEngine, loaded: LoadedState) -> list[Order]:
             continue  # its orders are done and too old to be in memory: the journal answers for it
         signal = signal_from_document(entry.body, entry.body_hash)
         record = record_from_entry(entry, signal, orders)
-        engine.records[record.key] = record
+        engine.remember(record)
         fresh += [order for order in record.orders.values() if order.cl_ord_id not in orders]
         _doubt(engine, record)
     return fresh
@@ -189,6 +198,8 @@ def _doubt(engine: TradingEngine, record: SignalRecord) -> None:
         signal.valid_for_s if signal.valid_for_s is not None else config.signals.max_age_s
     )
     left = (signal.issued_at + timedelta(seconds=limit) - engine.clock.now()).total_seconds()
+    if record.stage is not None and record.stage.phase is Phase.HALTED:
+        left = 0.0  # too many of it were rejected: what had not left does not leave
     mono = engine.clock.monotonic_ns()
     for order in record.orders.values():
         if order.status not in {OrderStatus.PENDING_NEW, OrderStatus.UNKNOWN}:

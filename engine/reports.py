@@ -20,6 +20,7 @@ from engine.model.account_state import AccountState
 from engine.model.enums import ConnectionState, OrderStatus, TradingState
 from engine.model.numbers import ZERO, to_text
 from engine.model.tables import KEYS
+from engine.notes import Notes
 from engine.operator_desk import OperatorDesk
 from engine.portfolio.position_keeper import Pnl
 from engine.readiness import Readiness
@@ -27,10 +28,14 @@ from engine.reconciliation import Reconciliation
 from engine.recovery import record_from_entry
 from engine.risk.trading_state import FIRM
 from engine.risk.usage import Usage
+from engine.signal_record import SignalRecord
+from engine.surroundings import Surroundings
 from engine.trading_engine import TradingEngine
+from engine.unknown_orders import UnknownOrders
 from engine.views import (
     Row,
     account_row,
+    drift_columns,
     fill_row,
     money,
     order_row,
@@ -52,14 +57,20 @@ class EngineReports:
     """Answers every question about the engine, and keeps its time."""
 
     def __init__(
-        self, engine: TradingEngine, operator: OperatorDesk, reconciliation: Reconciliation
+        self,
+        engine: TradingEngine,
+        operator: OperatorDesk,
+        reconciliation: Reconciliation,
+        surroundings: Surroundings,
     ) -> None:
         self._engine = engine
+        self._surroundings = surroundings
         self._reconciliation = reconciliation
         self._operator = operator
         self._pnl: deque[Row] = deque(maxlen=PNL_POINTS)
         self._task: asyncio.Task[None] | None = None
         self._lag_ms = 0.0
+        self._worst_lag_ms = 0.0  # of this second
         self._rates = {"signals": 0, "orders": 0}
         self._before = dict(engine.counts)
         self._readiness = Readiness(
@@ -78,6 +89,14 @@ class EngineReports:
             self._day_pnl,
             lambda: rfc3339(engine.clock.now()),
         )
+        self._unproven = UnknownOrders(
+            engine.clock,
+            engine.fleet.states,
+            engine.orders.orders.get,
+            engine.fleet.sessions,
+            engine.reconciler.looks,
+        )
+        self.notes = Notes(engine)
         self._moved: set[str] = set()  # symbols whose price changed since the last look
         engine.marks.listen(lambda symbol, _price: self._moved.add(symbol))
         self._declare()
@@ -101,6 +120,9 @@ class EngineReports:
         table(tables.ALERTS, engine.alerts.keys, engine.alerts.row)
         table(tables.CONTROLS, engine.controls.keys, engine.controls.row)
         table(tables.USAGE, self._usage.keys, self._usage.row)
+        table(tables.BARS, engine.bars.keys, engine.bars.row)
+        table(tables.STRATEGIES, engine.curves.book.names, engine.curves.row)
+        table(tables.UNKNOWN, self._unproven.keys, self._unproven.row)
 
     def _day_pnl(self, account: str) -> Decimal:
         state = self._engine.fleet.states.get(account)
@@ -131,11 +153,19 @@ class EngineReports:
 
     def _signal(self, key: str) -> Row | None:
         record = self._engine.records.get(key)
-        return None if record is None else signal_row(record)
+        if record is None:
+            return None
+        return self._signal_row(record) | self.notes.columns(tables.SIGNALS, key)
+
+    def _signal_row(self, record: SignalRecord) -> Row:
+        return signal_row(record) | drift_columns(record, self._engine.drift)
 
     def _order(self, key: str) -> Row | None:
         order = self._engine.orders.orders.get(key)
-        return None if order is None else order_row(order, self._broker(order.account))
+        if order is None:
+            return None
+        row = order_row(order, self._broker(order.account))
+        return row | self.notes.columns(tables.ORDERS, key)
 
     def _difference_keys(self) -> list[str]:
         return [found.key for found in self._reconciliation.differences()]
@@ -171,11 +201,10 @@ class EngineReports:
     def _position(self, key: str) -> Row | None:
         account, _, symbol = key.partition("/")
         position = self._engine.keeper.get(account, symbol)
-        return (
-            None
-            if position is None
-            else position_row(position, self._engine.marks, self._engine.clock.now())
-        )
+        if position is None:
+            return None
+        row = position_row(position, self._engine.marks, self._engine.clock.now())
+        return row | self.notes.columns(tables.POSITIONS, key)
 
     def _halt(self, key: str) -> Row | None:
         latch = self._engine.states.get(key)
@@ -254,6 +283,7 @@ class EngineReports:
             "exposure": money(pnl.exposure),
             "loop_lag_ms": round(self._lag_ms, 2),
             "services": self._services(),
+            "needs": [need.document() for need in self._surroundings.needs()],
             "prices": {
                 symbol: to_text(engine.marks.price(symbol) or ZERO)
                 for symbol in engine.marks.symbols()
@@ -303,17 +333,24 @@ class EngineReports:
         while True:
             due = loop.time() + TICK_S
             await asyncio.sleep(TICK_S)
-            self._lag_ms = max((loop.time() - due) * 1000, self._lag_ms * 0.9)
+            lag_ms = (loop.time() - due) * 1000
+            self._lag_ms = max(lag_ms, self._lag_ms * 0.9)
+            self._worst_lag_ms = max(lag_ms, self._worst_lag_ms)
             turn += 1
+            for key in self._engine.bars.changed():
+                publisher.touch(tables.BARS, key)
             if turn % 5 == 0:
                 self._touch_moved()
                 for key in self._usage.changed():
                     publisher.touch(tables.USAGE, key)
+                for key in self._unproven.changed():
+                    publisher.touch(tables.UNKNOWN, key)
                 publisher.touch(tables.ENGINE, "engine")
             if turn % 10 == 0:
                 self._second()
             if turn % LOOK_EVERY_TURNS == 0:
                 self._engine.pretrade.dirty.update(self._engine.fleet.states)  # days begin anew
+                self._engine.spawn(self._surroundings.look(), "look around")
                 for account in self._readiness.watch():
                     publisher.touch(tables.ACCOUNTS, account)
 
@@ -324,6 +361,10 @@ class EngineReports:
                 publisher.touch(tables.POSITIONS, f"{account}/{symbol}")
                 publisher.touch(tables.ACCOUNTS, account)
                 engine.pretrade.dirty.add(account)
+        for key in engine.held.waiting():
+            record = engine.records.get(key)
+            if record is not None and record.signal.symbol in self._moved:
+                publisher.touch(tables.SIGNALS, key)  # its drift
         self._moved.clear()
 
     def _second(self) -> None:
@@ -343,9 +384,15 @@ class EngineReports:
                 "total": money(pnl.total),
                 "realised": money(pnl.realised),
                 "unrealised": money(pnl.unrealised),
+                **engine.counts,
+                "loop_lag_ms": round(self._worst_lag_ms, 2),
             }
         )
+        self._worst_lag_ms = 0.0
         engine.publisher.touch(tables.PNL, at)
+        engine.curves.second()
+        for strategy in engine.curves.changed():
+            engine.publisher.touch(tables.STRATEGIES, strategy)
 
     def _roll_days(self) -> None:
         """Start an account's day: its date in its own zone has changed."""
@@ -400,7 +447,11 @@ class EngineReports:
         await self._engine.journal.flushed()
         rows = await self._engine.journal.page(table, where, limit, after)
         if table == tables.ORDERS:
-            items = [order_row_from_journal(row, self._broker(row["account"])) for row in rows]
+            items = [
+                order_row_from_journal(row, self._broker(row["account"]))
+                | self.notes.columns(table, row["cl_ord_id"])
+                for row in rows
+            ]
         elif table == tables.FILLS:
             items = [
                 {
@@ -417,11 +468,12 @@ class EngineReports:
         key = f"{row['source']}/{row['id']}"
         record = self._engine.records.get(key)
         if record is not None:
-            return signal_row(record)
-        detail = await self.signal_detail(key)
-        assert detail is not None
-        found: Row = detail["signal"]
-        return found
+            found = self._signal_row(record)
+        else:
+            detail = await self.signal_detail(key)
+            assert detail is not None
+            found = detail["signal"]
+        return found | self.notes.columns(tables.SIGNALS, key)
 
     def _page_of_live(
         self, table: str, where: dict[str, str], limit: int, after: str | None
@@ -470,8 +522,9 @@ class EngineReports:
         return reasons
 
     def to_do(self) -> list[dict[str, str]]:
-        """Return what a person must do for each account before it can trade, or to keep it trading."""
-        return self._readiness.to_do()
+        """Return what a person must do before all (``account`` empty) or one can trade, or to keep them trading."""
+        whole = [{"account": "", **need.document()} for need in self._surroundings.needs()]
+        return whole + self._readiness.to_do()
 
     def metrics_text(self) -> str:
         """Return the metrics in Prometheus' text format."""

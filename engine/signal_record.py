@@ -12,6 +12,7 @@ from engine.model.enums import OrderStatus, SignalState
 from engine.model.order import Order
 from engine.model.receipt import SignalReceipt
 from engine.model.signal import Signal
+from engine.stage import Stage
 from engine.stores.journal_rows import SignalEntry
 
 Reason = tuple[str, str]
@@ -78,18 +79,31 @@ class SignalRecord:
     refused: dict[str, Reason] = field(default_factory=dict)
     held: dict[str, None] = field(default_factory=dict)
     hold_expires_at: datetime | None = None
+    price: Decimal | None = None  # what drift is measured from while it is held
+    stage: Stage | None = None  # of its release, where one account went first
     predicted_finish_ms: int | None = None  # of its held orders, were they released now
     predicted_cold: int | None = None  # of them, accounts without a free connection just now
     waiting: set[str] = field(default_factory=set)  # ClOrdIDs sent and not yet answered
     released: bool = False  # an operator's thinking time is no latency of ours
     entry: SignalEntry | None = None
     loaded_trace: dict[str, Any] | None = None
+    weight: int = 0  # orders it is counted for in memory (engine.trading_engine)
     fp: str = ""  # the fingerprint it was planned with (engine.fingerprint)
 
     @property
     def key(self) -> str:
         """Return ``source/id``."""
         return self.signal.key
+
+    @property
+    def waiting_rest(self) -> dict[str, None]:
+        """Return the accounts that wait for a canary's fill, in order."""
+        return self.stage.rest if self.stage is not None else {}
+
+    @property
+    def undecided(self) -> bool:
+        """Say whether accounts wait: for an operator, or for a canary."""
+        return bool(self.held or self.waiting_rest)
 
     def receipt(self, body_hash: str | None = None) -> SignalReceipt:
         """Return the first outcome; with ``body_hash`` as the answer to a repeat."""
@@ -130,11 +144,21 @@ class SignalRecord:
             "done": self.done,
             "held": list(self.held),
             "hold_expires_at": self.hold_expires_at.isoformat() if self.hold_expires_at else None,
+            **self._held_terms(),
             "reasons": [
                 [kind, code, message, accounts]
                 for (kind, code, message), accounts in reasons.items()
             ],
         }
+
+    def _held_terms(self) -> dict[str, Any]:
+        """Return what only a held signal's plan has: most have none of it, and a plan's size is latency."""
+        terms: dict[str, Any] = {}
+        if self.price is not None:
+            terms["price"] = str(self.price)
+        if self.stage is not None:
+            terms["stage"] = self.stage.document()
+        return terms
 
     def counts(self) -> dict[str, int]:
         """Return how many accounts ended where."""
@@ -155,14 +179,15 @@ class SignalRecord:
             elif status.working:
                 working += 1
         sent += len(self.cancels) + len(self.done)
+        held = len(self.held) + len(self.waiting_rest)
         return {
             "accounts": len(self.orders)
-            + len(self.held)
+            + held
             + len(self.refused)
             + len(self.cancels)
             + len(self.done),
             "sent": sent,
-            "held": len(self.held),
+            "held": held,
             "skipped": len(self.skipped),
             "refused": len(self.refused) + denied,
             "filled": filled,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from engine.errors import CommandRefused, StoreError
@@ -18,6 +19,8 @@ from engine.operators import acting
 from engine.planner import Plan, Release
 from engine.risk.trading_state import refusal
 from engine.signal_record import SignalRecord
+from engine.stage import Phase, Stage
+from engine.staged_releases import StagedReleases
 from engine.trading_engine import TradingEngine
 
 Result = dict[str, Any]
@@ -30,52 +33,101 @@ class SignalsByHand:
 
     def __init__(self, engine: TradingEngine) -> None:
         self._engine = engine
+        self.staged = StagedReleases(engine, engine.drift, self.send_rest)
 
-    def _record(self, key: str) -> SignalRecord:
+    def record(self, key: str) -> SignalRecord:
+        """Return a signal that is remembered.
+
+        Raises:
+            CommandRefused: there is none of this key (404).
+        """
         record = self._engine.records.get(key)
         if record is None:
             raise CommandRefused("NOT_FOUND", f"no recent signal {key}", 404)
         return record
 
     @staticmethod
-    def _held(record: SignalRecord, accounts: Iterable[str] | None) -> list[str]:
+    def held_of(record: SignalRecord, accounts: Iterable[str] | None) -> list[str]:
+        """Return the accounts meant of those a signal is held for; ``None`` means all.
+
+        Raises:
+            CommandRefused: NOT_HELD, for one of them or for all.
+        """
         chosen = list(record.held) if accounts is None else list(dict.fromkeys(accounts))
-        wrong = [account for account in chosen if account not in record.held]
+        waiting = record.waiting_rest  # for a canary: released sooner only where they are named
+        wrong = [account for account in chosen if account not in {**record.held, **waiting}]
         if wrong or not chosen:
             what = (
                 f"not held for {', '.join(wrong[:5])}"
                 if wrong
+                else f"{record.state.value}, {len(waiting)} wait for the canary: name them to release them now"
+                if waiting
                 else f"{record.state.value}, nothing is held"
             )
             raise CommandRefused("NOT_HELD", f"{record.key} is {what}")
         return chosen
 
-    def _earlier(self, record: SignalRecord) -> tuple[Order, ...]:
+    def earlier(self, record: SignalRecord) -> tuple[Order, ...]:
         """Return what the signal has had so far, with what took its orders' places."""
         signal = record.signal
         replaced = self._engine.pretrade.slices.replacements((signal.source, signal.id))
         return (*record.orders.values(), *replaced)
 
     async def approve(self, command: c.Approve) -> Result:
-        """Release held orders, all or some, as they are or changed."""
-        record = self._record(command.signal)
+        """Release held orders, all or some, as they are or changed; with ``canary`` that account's first."""
+        record = self.record(command.signal)
         await self._engine.prepare(record.signal)
-        chosen = self._held(record, command.accounts)
-        signal = _changed(record.signal, command)
-        plan = self._plan(
-            signal, Release(frozenset(chosen), command.scale, earlier=self._earlier(record))
+        chosen = self.held_of(record, command.accounts)
+        await self._guard_drift(record, chosen, command.seen_price)
+        first, rest = _staged(record, command, chosen)
+        plan = self._approved(record, first, command)
+        if plan.orders and rest:
+            self.staged.begin(record, command, rest)
+        return await self._release(record, plan, "approved")
+
+    async def send_rest(self, record: SignalRecord, stage: Stage) -> Result:
+        """Release what waited for a canary, as it was approved."""
+        chosen = list(stage.rest)
+        command = c.Approve.model_validate(
+            {"id": "staged", "command": "approve", "signal": record.key, **stage.changes}
         )
+        plan = self._approved(record, chosen, command)
+        stage.sent = [order.account for order in plan.orders]
+        stage.end(Phase.RELEASED, f"canary {stage.canary} filled → {len(stage.sent)} released")
+        return await self._release(record, plan, "approved")
+
+    async def _guard_drift(
+        self, record: SignalRecord, chosen: list[str], seen: Decimal | None
+    ) -> None:
+        """Refuse what the market has left behind, unless it was approved at the price it has now."""
+        when = "when the signal came" if seen is None else "when you looked"
+        moved = self._engine.drift.refusal(record.signal.symbol, seen or record.price, when)
+        if not moved:
+            return
+        if self._engine.config.signals.approval_drift == "expire":
+            await self._drop(record, chosen, ("PRICE_DRIFT", moved), SignalState.EXPIRED)
+        raise CommandRefused("PRICE_DRIFT", moved)
+
+    def _approved(self, record: SignalRecord, chosen: list[str], command: c.Approve) -> Plan:
+        """Plan held accounts with an operator's changes, and take them out of those that wait."""
+        release = Release(
+            frozenset(chosen), command.scale, command.quantity, earlier=self.earlier(record)
+        )
+        plan = self._plan(changed(record.signal, command), release)
         if plan.code and not (plan.skipped or plan.refused):
             raise CommandRefused(plan.code, plan.message)
+        known = {*plan.skipped, *plan.refused, *(order.account for order in plan.orders)}
         for account in chosen:
-            del record.held[account]
+            _decided(record, account)
+            if account not in known:
+                plan.skipped[account] = ("INACTIVE", "the account was removed")
         if record.state is SignalState.HELD:
             if plan.orders:
                 record.state = SignalState.ACCEPTED
-            elif not record.held:
+            elif not record.undecided:
                 record.state = SignalState.REFUSED
                 record.code, record.message = plan.code, plan.message
-        return await self._release(record, plan, "approved")
+        return plan
 
     def _plan(self, signal: Signal, release: Release) -> Plan:
         """Plan a release; when it comes to nothing the reasons per account are still told."""
@@ -96,6 +148,7 @@ class SignalsByHand:
             record.refused.pop(order.account, None)
         record.released = True
         engine.held.release(record)
+        self.staged.settled(record)
         for order in plan.orders:
             engine.orders.add(order)
         try:
@@ -131,22 +184,32 @@ class SignalsByHand:
 
     async def reject(self, command: c.Reject) -> Result:
         """Refuse held orders."""
-        record = self._record(command.signal)
-        chosen = self._held(record, command.accounts)
+        record = self.record(command.signal)
+        accounts = command.accounts
+        if accounts is None and record.waiting_rest:  # all of it: those behind a canary too
+            accounts = (*record.held, *record.waiting_rest)
+        chosen = self.held_of(record, accounts)
         text = command.reason or "rejected by an operator"
+        await self._drop(record, chosen, ("REJECTED_BY_OPERATOR", text), SignalState.REJECTED)
+        return {"result": "rejected", "accounts": chosen}
+
+    async def _drop(
+        self, record: SignalRecord, chosen: list[str], reason: tuple[str, str], state: SignalState
+    ) -> None:
+        """Pass over accounts that wait; a signal of which nothing is left goes into ``state``."""
         for account in chosen:
-            del record.held[account]
-            record.skipped[account] = ("REJECTED_BY_OPERATOR", text)
-        if record.state is SignalState.HELD and not record.held:
-            record.state = SignalState.REJECTED
+            _decided(record, account)
+            record.skipped[account] = reason
+        if record.state is SignalState.HELD and not record.undecided:
+            record.state = state
         self._engine.held.release(record)
+        self.staged.settled(record)
         await self._engine.commit_record(record)
         self._engine.publisher.touch(tables.SIGNALS, record.key)
-        return {"result": "rejected", "accounts": chosen}
 
     async def force(self, command: c.Force) -> Result:
         """Send past soft blocks for the accounts named."""
-        record = self._record(command.signal)
+        record = self.record(command.signal)
         engine = self._engine
         await engine.prepare(record.signal)
         for account in command.accounts:
@@ -155,7 +218,7 @@ class SignalsByHand:
             self._may_force(record, account)
         plan = self._plan(
             record.signal,
-            Release(frozenset(command.accounts), forced=True, earlier=self._earlier(record)),
+            Release(frozenset(command.accounts), forced=True, earlier=self.earlier(record)),
         )
         if plan.code and not (plan.skipped or plan.refused):
             raise CommandRefused(plan.code, plan.message)
@@ -167,7 +230,7 @@ class SignalsByHand:
                 order.cl_ord_id = ClOrdIDs(engine.journal.book, signal.source, signal.id).make(
                     order.account, leg
                 )
-            record.held.pop(order.account, None)
+            _decided(record, order.account)
         if plan.orders and record.state is not SignalState.ACCEPTED:
             record.state, record.code = SignalState.ACCEPTED, ""
             record.message = f"forced: {command.reason}"
@@ -192,14 +255,35 @@ class SignalsByHand:
             )
         reason = record.skipped.get(account) or record.refused.get(account)
         code = order.code if order is not None else reason[0] if reason else record.code
-        if account in record.held or not code:
+        if account in record.held or account in record.waiting_rest or not code:
             return
         info = CODES.get(code)
         if info is None or not info.soft:
             raise CommandRefused(code, f"{account}: {code} is a hard block and cannot be forced")
 
 
-def _changed(signal: Signal, command: c.Approve) -> Signal:
+def _decided(record: SignalRecord, account: str) -> None:
+    """Take an account out of those that wait."""
+    record.held.pop(account, None)
+    record.waiting_rest.pop(account, None)
+
+
+def _staged(
+    record: SignalRecord, command: c.Approve, chosen: list[str]
+) -> tuple[list[str], list[str]]:
+    """Return who goes now and who waits for the canary."""
+    canary = command.canary
+    if canary is None:
+        return chosen, []
+    if canary not in chosen:
+        raise CommandRefused("NOT_HELD", f"the canary {canary} is not among the accounts approved")
+    if record.waiting_rest:
+        text = f"{record.key} waits for the canary {record.stage.canary if record.stage else ''}"
+        raise CommandRefused("CANARY", f"{text} already")
+    return [canary], [account for account in chosen if account != canary]
+
+
+def changed(signal: Signal, command: c.Approve | c.Preview) -> Signal:
     """Return the signal as the operator changed it; a limit price makes a market order a limit order."""
     changes: dict[str, Any] = {}
     if command.limit_price is not None:

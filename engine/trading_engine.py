@@ -13,10 +13,13 @@ from typing import Any
 import orjson
 
 from engine import failpoints
+from engine.alert_channels import AlertChannels
 from engine.alerts import AlertBook
+from engine.bars import Bars
 from engine.clock import Clock, rfc3339
 from engine.config import Config, HookConfig
 from engine.copies import Copies
+from engine.curves import Curves
 from engine.documents import signal_document
 from engine.eligibility.index import EligibilityIndex
 from engine.errors import InvalidSignal
@@ -54,11 +57,13 @@ from engine.parts import (
     Reconciliation,
     Reports,
     Service,
+    Staged,
 )
 from engine.planner import Plan, Planner
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
 from engine.ports import BrokerSession, History, Mirror
+from engine.price_drift import DriftGuard
 from engine.publisher import Publisher
 from engine.risk.controls_book import ControlsBook
 from engine.risk.pretrade import PreTrade
@@ -72,6 +77,7 @@ from engine.telemetry.latency import Latency
 log = logging.getLogger(__name__)
 
 MOST_RECORDS = 2_000
+MOST_RECORDED_ORDERS = 100_000  # together: so many records of wide signals would fill the memory
 FIRST_TRY_S = 3.0
 SETTLE_NS = 2_000_000_000
 _OWN_SOURCES = {
@@ -114,6 +120,7 @@ class TradingEngine:
         self.mirror = mirror
         self.history = history
         self.records: OrderedDict[str, SignalRecord] = OrderedDict()
+        self._recorded_orders = 0
         self.alerts = AlertBook(
             clock,
             lambda key: publisher.touch(tables.ALERTS, key),
@@ -136,15 +143,20 @@ class TradingEngine:
         self._fresh_ns = int(float(config.limits.reference_max_age_s) * 1e9)
         self.copies = Copies(mirror, history, clock, marks, self._broker_of)
         self.held = HeldSignals(clock, config.signals.approval_timeout_s, self._hold_over)
+        self.drift = DriftGuard(config.signals, marks)
         # Set by wiring, which knows what they need of the engine:
+        self.bars: Bars
+        self.curves: Curves
         self.exits: Exits
         self.fleet: Fleet
+        self.outward: AlertChannels
         self.operator: Operator
         self.reconciliation: Reconciliation
         self.reports: Reports
         self.shared: KillLatch
         self.guards: Guards
         self.last_gate: Gate
+        self.staged: Staged
         self.news: News
         self.services: list[Service] = []
         self.latches = Latches(clock, states, journal, publisher, self._latch_hooks())
@@ -311,7 +323,7 @@ class TradingEngine:
         self.guards.look_at_clock()
         record = SignalRecord(signal, origin, self.clock.now(), SignalState.ACCEPTED, stamps=stamps)
         record.fp = self.fingerprint
-        code, message = self._triage(signal)
+        code, message = self.triage(signal)
         plan = Plan(code=code, message=message)
         if not code:
             await self.prepare(signal)
@@ -351,7 +363,7 @@ class TradingEngine:
             )  # fmt: skip
         self.orders.ledger.committed(record.key, plan.orders)
         record.entry = entry
-        self._remember(record)
+        self.remember(record)
         self.counts["signals"] += 1
         if failpoints.ARMED:
             failpoints.hit("K08.before")
@@ -381,10 +393,10 @@ class TradingEngine:
             seq = entry.seq if durable else None
             self.pretrade.end(signal, seq, sent=bool(plan.orders), held=bool(plan.held))
 
-    def _triage(self, signal: Signal) -> tuple[str, str]:
+    def triage(self, signal: Signal) -> tuple[str, str]:
         """Refuse at once what is too old or may not act: ``("", "")`` to go on."""
         age = (self.clock.now() - signal.issued_at).total_seconds()
-        most = self._max_age_s(signal)
+        most = self.max_age_s(signal)
         if age > most:
             return "STALE", f"{age:.1f} s old when it came in, allowed are {most:g} s"
         if signal.action is Action.CANCEL:
@@ -394,7 +406,8 @@ class TradingEngine:
             return "", ""
         return refusal(latch)
 
-    def _max_age_s(self, signal: Signal) -> float:
+    def max_age_s(self, signal: Signal) -> float:
+        """Return how old a signal may be when its orders leave."""
         return float(
             signal.valid_for_s if signal.valid_for_s is not None else self.config.signals.max_age_s
         )
@@ -420,21 +433,18 @@ class TradingEngine:
 
     def _adopt(self, record: SignalRecord, plan: Plan) -> None:
         """Write a plan into the record."""
+        self.planner.tell_everybody(record.signal, plan)
         if plan.code:
             record.state, record.code, record.message = SignalState.REFUSED, plan.code, plan.message
         elif plan.held and not plan.orders:
             record.state = SignalState.HELD
         record.skipped, record.refused = plan.skipped, plan.refused
-        if plan.code and not plan.skipped and not plan.refused:
-            # Refused as a whole: every account is told so, in its own row.
-            chosen, passed_over = self.index.candidates(record.signal)
-            record.skipped = dict(passed_over)
-            record.refused = {state.id: (plan.code, plan.message) for state in chosen}
         record.orders = {order.account: order for order in plan.orders}
         record.cancels = plan.cancels
         record.done = dict.fromkeys(plan.stops, "stops changed")
         if plan.held:
             record.held = dict.fromkeys(plan.held)
+            record.price = self.drift.since(record.signal)
             record.hold_expires_at = record.received_at + timedelta(
                 seconds=self.config.signals.approval_timeout_s
             )
@@ -457,7 +467,7 @@ class TradingEngine:
 
     def _time_left_ns(self, signal: Signal) -> int:
         age = (self.clock.now() - signal.issued_at).total_seconds()
-        return int((self._max_age_s(signal) - max(age, 0.0)) * 1e9)
+        return int((self.max_age_s(signal) - max(age, 0.0)) * 1e9)
 
     def send(self, orders: list[Order], record: SignalRecord | None, deadline_ns: int) -> None:
         """Dispatch durable orders; none leaves later than ``deadline_ns`` (0: no limit)."""
@@ -486,16 +496,14 @@ class TradingEngine:
             self.journal.note_order(order)
             self.publisher.touch(tables.ORDERS, order.cl_ord_id)
             self.publisher.touch(tables.ACCOUNTS, order.account)
-        if record is not None and record.entry is not None and orders:
+        if record is not None and record.entry is not None and orders and not record.undecided:
             self.journal.note_settled(record.entry.seq)
 
     def cancel(self, order: Order, code: str, text: str) -> bool:
         """Cancel a working order: deny it while it has not left, else ask the broker. Say whether either was done."""
+        if self.withhold(order, code, text):
+            return True
         lane = self.dispatcher.lanes.get(order.account)
-        if lane is not None and lane.deny(order, code, text):
-            return True
-        if self.dispatcher.deny(order, code, text) or self.exits.deny(order, code, text):
-            return True
         if lane is None:
             return False
         if failpoints.ARMED:
@@ -505,14 +513,25 @@ class TradingEngine:
             failpoints.hit("K26.after")
         return True
 
-    def _remember(self, record: SignalRecord) -> None:
+    def withhold(self, order: Order, code: str, text: str) -> bool:
+        """Deny an order that has not left; say whether it was still here."""
+        lane = self.dispatcher.lanes.get(order.account)
+        if lane is not None and lane.deny(order, code, text):
+            return True
+        return self.dispatcher.deny(order, code, text) or self.exits.deny(order, code, text)
+
+    def remember(self, record: SignalRecord) -> None:
+        """Keep a signal in memory; the oldest of those that are over go."""
         self.records[record.key] = record
-        while len(self.records) > MOST_RECORDS:
+        record.weight = len(record.orders) + len(record.held)
+        self._recorded_orders += record.weight
+        while len(self.records) > MOST_RECORDS or self._recorded_orders > MOST_RECORDED_ORDERS:
             key, oldest = next(iter(self.records.items()))
-            if oldest.held or any(order.status.working for order in oldest.orders.values()):
+            if oldest.undecided or any(order.status.working for order in oldest.orders.values()):
                 self.records.move_to_end(key)
                 break
             del self.records[key]
+            self._recorded_orders -= oldest.weight
             self.publisher.touch(tables.SIGNALS, key)
 
     # ---- held signals ------------------------------------------------------------------------------------------
@@ -542,7 +561,8 @@ class TradingEngine:
         entry.plan = record.plan()
         entry.settled = False if record.orders else entry.settled
         await self.journal.commit_plan(entry)
-        if all(order.first_byte_ns or order.status.terminal for order in record.orders.values()):
+        done = (order.first_byte_ns or order.status.terminal for order in record.orders.values())
+        if not record.undecided and all(done):
             self.journal.note_settled(entry.seq)
 
     # ---- reports -------------------------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ from engine.model.order import Order
 from engine.model.position import Position
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import Pnl
+from engine.price_drift import DriftGuard
 from engine.signal_record import SignalRecord
+from engine.stage import Stage, sentence
 
 Row = dict[str, Any]
 _CENTS = Decimal("0.01")
@@ -72,6 +74,11 @@ def signal_row(record: SignalRecord) -> Row:
         "hold_expires_at": rfc3339(record.hold_expires_at) if record.hold_expires_at else None,
         "predicted_finish_ms": record.predicted_finish_ms if record.held else None,
         "predicted_cold": record.predicted_cold if record.held else None,
+        "price": text(record.price) if record.undecided else None,
+        "mark": None,
+        "drift_percent": None,
+        "drifted": False,
+        **_stage(record.stage),
         **{
             f"{stage}_us": _thousandth(trace[stage])
             for stage in ("first_byte", "last_byte", "last_ack")
@@ -79,6 +86,30 @@ def signal_row(record: SignalRecord) -> Row:
     }
     row.update(record.counts())
     return row
+
+
+def drift_columns(record: SignalRecord, guard: DriftGuard) -> Row:
+    """Return the columns of a signal that waits which follow the market."""
+    if not record.undecided:
+        return {}
+    symbol = record.signal.symbol
+    drift = guard.drift(symbol, record.price)
+    return {
+        "mark": text(guard.market(symbol)),
+        "drift_percent": None if drift is None else money(drift),
+        "drifted": bool(guard.refusal(symbol, record.price, "")),
+    }
+
+
+def _stage(stage: Stage | None) -> Row:
+    """Return where a staged release stands."""
+    if stage is None:
+        return {"stage": None, "stage_text": None, "stage_expires_at": None}
+    return {
+        "stage": stage.phase.value,
+        "stage_text": sentence(stage),
+        "stage_expires_at": rfc3339(stage.expires_at) if stage.waits else None,
+    }
 
 
 def _thousandth(nanoseconds: int | None) -> int | None:
@@ -248,6 +279,11 @@ def signal_detail(record: SignalRecord) -> dict[str, Any]:
     accounts += [_plain(account, Outcome.SENT, "", text) for account, text in record.done.items()]
     waits = "waits for an operator's approval"
     accounts += [_plain(account, Outcome.HELD, "REVIEW", waits) for account in record.held]
+    if record.stage is not None:
+        waits = f"waits for the fill of {record.stage.canary}"
+        accounts += [
+            _plain(account, Outcome.HELD, "CANARY", waits) for account in record.stage.rest
+        ]
     for outcome, reasons in ((Outcome.REFUSED, record.refused), (Outcome.SKIPPED, record.skipped)):
         accounts += [
             _plain(account, outcome, code, message) for account, (code, message) in reasons.items()

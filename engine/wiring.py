@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from engine import __version__
+from engine.account_changes import AccountChanges
 from engine.adjustments import Adjustments
+from engine.alert_channels import CODE as ALERT_CHANNEL
+from engine.alert_channels import AlertChannels
+from engine.bars import Bars
 from engine.brokers.paper.market import PaperMarket
 from engine.clock import Clock, SystemClock, rfc3339
 from engine.config import Config
 from engine.config_watch import ConfigWatch
+from engine.curves import Curves, StrategyBook
+from engine.day_record import DayRecord
+from engine.day_reports import DayReports
 from engine.desk_watch import DeskWatch
 from engine.eligibility.index import EligibilityIndex
 from engine.execution.dispatcher import Dispatcher
@@ -22,7 +29,6 @@ from engine.home import Home
 from engine.kill_file import KillFile
 from engine.kill_latch import FILE as LATCH
 from engine.kill_latch import KillLatch
-from engine.limit_changes import LimitChanges
 from engine.market.instruments import Instruments
 from engine.model import commands, tables
 from engine.operator_desk import OperatorDesk
@@ -46,14 +52,17 @@ from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
 from engine.ports import AccountStore
 from engine.pretrade_state import Reviews
+from engine.preview import Previews
 from engine.publisher import Publisher
 from engine.reconciliation import Reconciliation
 from engine.recovery import recover
 from engine.reports import EngineReports
 from engine.risk.pretrade import PreTrade
 from engine.risk.trading_state import TradingStates
+from engine.stores.channel_store import ChannelStore
 from engine.stores.journal import Journal
 from engine.stores.token_store import FileTokenStore
+from engine.surroundings import Surroundings
 from engine.telemetry.latency import Latency
 from engine.trading_engine import TradingEngine
 
@@ -93,6 +102,8 @@ async def _build(
     if watch is not None:
         await watch.compare()
     engine.services += [guards, reconciliation]
+    if outside is None:  # a simulation has no days to look back on
+        engine.services.append(DayRecord(engine, home.path))
     await _run_beside(engine, home, operator)
     return engine
 
@@ -134,6 +145,15 @@ def _connect_accounts(
     vault = outside.vault if outside else open_vault(home)
     watch = ConfigWatch(engine, vault.derive) if isinstance(vault, RegisteringVault) else None
     tokens = FileTokenStore(home.path, vault)
+    engine.outward = AlertChannels(
+        config.alerts,
+        config.engine.name,
+        ChannelStore(home.path, vault).reveal,
+        engine.clock,
+        lambda text: engine.alert("warning", ALERT_CHANNEL, "", text),
+    )
+    engine.alerts.pass_on = engine.outward.tell
+    engine.services.append(engine.outward)
 
     def accounts_changed() -> None:
         engine.index.replace(engine.fleet.states.values())
@@ -148,7 +168,8 @@ def _connect_accounts(
         clock=engine.clock,
         store=accounts,
         vault=vault,
-        make_adapter=outside.adapter if outside else own_adapters(engine, home, paper, tokens),
+        make_adapter=(outside.adapter if outside else None)
+        or own_adapters(engine, home, paper, tokens),
         keeper=engine.keeper,
         dispatcher=engine.dispatcher,
         sink=engine,
@@ -167,6 +188,10 @@ def _connect_accounts(
     engine.check_owner = Owners(engine).check
     engine.dispatcher.denied = engine.on_denied
     engine.prices = price_source(config, fleet, engine.marks)
+    engine.bars = Bars(engine.clock, engine.keeper.holders)
+    engine.marks.listen(engine.bars.on_price)
+    book = StrategyBook(engine.marks.price)
+    engine.curves = Curves(engine.clock, engine.keeper, lambda: fleet.states, book)
     return watch
 
 
@@ -254,17 +279,31 @@ def _let_people_act(
 
     authority = Authority(Operators(home), engine.clock, engine.journal, refused)
     desk = engine.operator = OperatorDesk(engine, authority)
+    engine.staged = desk.signals.staged
     adjustments = Adjustments(engine, reconciliation, desk.by_hand)
+    changes = AccountChanges(engine)
     desk.handlers.update(
         {
             commands.Acknowledge: engine.alerts.acknowledge,
+            commands.TestAlerts: engine.outward.probe,
             commands.Review: Reviews(engine).review,
-            commands.SetLimits: LimitChanges(engine).set_limits,
+            commands.SetLimits: changes.set_limits,
+            commands.SetAccount: changes.set_account,
+            commands.SetAccountActive: changes.set_active,
+            commands.SetAccountsActive: changes.set_all_active,
             commands.Adopt: adjustments.adopt,
             commands.Repair: adjustments.repair,
+            commands.Bars: engine.bars.bars,
+            commands.Curves: engine.curves.curves,
+            commands.Preview: Previews(engine, desk.signals).preview,
         }
     )
-    engine.reports = EngineReports(engine, desk, reconciliation)
+    surroundings = Surroundings(
+        home.path, engine.config, engine.marks, engine.keeper, prices=engine.prices is not None
+    )
+    reports = engine.reports = EngineReports(engine, desk, reconciliation, surroundings)
+    desk.handlers[commands.Note] = reports.notes.note
+    desk.handlers[commands.Report] = DayReports(engine, home.path).report
     return desk
 
 
@@ -274,6 +313,7 @@ async def _load(engine: TradingEngine) -> None:
     engine.index.replace(engine.fleet.states.values())
     _take_fingerprint(engine)
     await recover(engine)
+    engine.curves.book.load(engine.keeper)
     engine.journal.audit("start", {"version": __version__, "fp": engine.fingerprint})
     for position in engine.keeper:
         if position.qty and engine.prices is not None:
@@ -287,7 +327,7 @@ async def _run_beside(engine: TradingEngine, home: Home, operator: OperatorDesk)
     await kill_file.latch_first()
     desk_watch = DeskWatch(engine)
     operator.handlers[commands.Presence] = desk_watch.presence
-    engine.services += [kill_file, desk_watch]
+    engine.services += [kill_file, desk_watch, operator.signals.staged]
     if engine.config.storage.profile == "servers":
         intake = RedisIntake(engine.config, engine)
         engine.links["signals"] = intake.status

@@ -100,6 +100,8 @@ def _refusal(args: argparse.Namespace) -> str:
         return f"PySide6 {PySide6.__version__} aborts Python 3.11; install PySide6-Essentials<6.12 or use Python 3.12"
     if args.inline and args.connect:
         return "--inline has an engine of its own; leave out --connect"
+    if getattr(args, "day", None) and not args.replay:
+        return "--day is of a recorded day: expected --replay HOME_OR_FILE beside it"
     shown = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if sys.platform in {"win32", "darwin"} or os.environ.get("QT_QPA_PLATFORM") or shown:
         return ""
@@ -127,7 +129,11 @@ def missing_library(error: ImportError) -> str:
 
 @contextlib.contextmanager
 def _home(args: argparse.Namespace) -> Any:
-    """Yield the data directory; a demo's is thrown away unless one is named."""
+    """Yield the data directory; a demo's is thrown away unless one is named. A recording's is never written to."""
+    if getattr(args, "replay", None):
+        own = args.home or platformdirs.user_data_dir("volley", appauthor=False)
+        yield Path(own).expanduser().absolute() / "replay"
+        return
     if args.home:
         yield Path(args.home).expanduser().absolute()
         return
@@ -170,6 +176,7 @@ class _Session:
         self.window = window
         self.token = token
         self.inline = inline
+        self.recording: str = getattr(args, "replay", None) or ""
         self.client: EngineClient | None = None
         self.presence: asyncio.Task[None] | None = None
         self.status = 0
@@ -187,7 +194,7 @@ class _Session:
         if self.args.seconds:
             loop.call_later(float(self.args.seconds), self._time_over)
         watching = self._watch_loop(loop)
-        beside = not (self.args.connect or self.args.inline)
+        beside = not (self.args.connect or self.args.inline or self.recording)
         try:
             if not beside:
                 self._build()
@@ -259,6 +266,8 @@ class _Session:
     # --- the engine ---------------------------------------------------------------------------
 
     def _engine(self) -> AbstractAsyncContextManager[None]:
+        if self.recording:
+            return self._recorded()
         if self.args.connect:
             return self._elsewhere()
         self.window.second_road = self._kill_beside
@@ -300,6 +309,19 @@ class _Session:
                 yield
             finally:
                 await self._leave()
+
+    @contextlib.asynccontextmanager
+    async def _recorded(self) -> AsyncIterator[None]:
+        from engine.client import replay_client
+
+        recording = await asyncio.to_thread(replay_client, Path(self.recording), self.args.day)
+        self.client = self.window.desk.client = recording
+        self.window.show_recording(recording)
+        await recording.start(self.window.desk.store)
+        try:
+            yield
+        finally:
+            await self._leave()
 
     @contextlib.asynccontextmanager
     async def _elsewhere(self) -> AsyncIterator[None]:

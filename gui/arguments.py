@@ -11,6 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--demo", action="store_true", help="practice: nothing in it is real")
     how.add_argument("--connect", metavar="URL", help="attach to the engine at ws://HOST:PORT")
+    how.add_argument(
+        "--replay",
+        metavar="HOME_OR_FILE",
+        help="show a recorded day of a home or a copy of its journal",
+    )
+    add("--day", metavar="YYYY-MM-DD", help="which recorded day (default: the newest)")
     add("--inline", action="store_true", help="run the engine in the desktop's own process")
     add("--for", dest="seconds", type=float, metavar="SECONDS", help="close after that time")
     add("--screenshot", metavar="FILE.png", help="keep a picture of the window when closing")
@@ -20,5 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_look(parser: argparse.ArgumentParser) -> None:
     """Declare only the flags about looks."""
     add = parser.add_argument
-    add("--theme", choices=("dark", "light"), help="colours of this run (default: the last used)")
-    add("--layout-reset", action="store_true", help="forget where panels and columns were")
+    themes = ("dark", "light", "contrast_dark", "contrast_light", "system")
+    add("--theme", choices=themes, help="colours of this run (default: those preferred)")
+    add(
+        "--layout-reset",
+        "--reset-layout",
+        action="store_true",
+        help="forget where panels and columns were",
+    )

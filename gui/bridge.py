@@ -84,6 +84,7 @@ class Store(QObject):
         self.link_text = "Starting…"
         self.meter = FrameMeter()
         self.changes_seen = 0
+        self.recorded = False  # a recorded day: its time stands still between two moments
         self._watches: dict[str, list[Watch]] = {}
         self._dirty: dict[str, dict[str, None]] = {}
         self._removed: dict[str, dict[str, None]] = {}
@@ -188,14 +189,16 @@ class Store(QObject):
 
     def age(self) -> float | None:
         """Return the seconds since the engine last said anything; ``None`` before it has."""
-        return None if self._heard_at is None else monotonic() - self._heard_at
+        if self._heard_at is None:
+            return None
+        return 0.0 if self.recorded else monotonic() - self._heard_at
 
     def now(self) -> float | None:
         """Return the engine's time now, in seconds since 1970 (its clock, not this machine's)."""
         if self._engine_clock is None:
             return None
         stamp, at = self._engine_clock
-        return stamp + monotonic() - at
+        return stamp if self.recorded else stamp + monotonic() - at
 
     def age_of(self, stamp: str | None) -> float | None:
         """Return how many seconds ago a stamp of the engine's was."""

@@ -28,7 +28,7 @@ def time_axis() -> Any:
         made = []
         for value in values:
             moment = datetime.fromtimestamp(value, UTC)
-            moment = moment if fmt.Times.utc else moment.astimezone()
+            moment = fmt.Times.there(moment)
             made.append(f"{moment:%H:%M}" if spacing >= 60 else f"{moment:%H:%M:%S}")
         return made
 
@@ -75,10 +75,47 @@ def money_axis() -> Any:
     return axis
 
 
+def rate_axis() -> Any:
+    """Return a left axis of counts a second."""
+    axis = _pg().AxisItem(orientation="left")
+
+    def strings(values: Sequence[float], _scale: float, spacing: float) -> list[str]:
+        places = 0 if spacing >= 1 else 1
+        return [
+            fmt.money(f"{value:.{places}f}", places=places) if value >= 0 else ""
+            for value in values
+        ]
+
+    axis.tickStrings = strings
+    return axis
+
+
+def millis_axis() -> Any:
+    """Return a left axis of milliseconds."""
+    axis = _pg().AxisItem(orientation="left")
+    axis.tickStrings = lambda values, _scale, _spacing: [
+        fmt.micros(value * 1e3) if value > 0 else "" for value in values
+    ]
+    return axis
+
+
+def price_axis() -> Any:
+    """Return a left axis of prices, with as many decimals as its ticks need."""
+    axis = _pg().AxisItem(orientation="left")
+
+    def strings(values: Sequence[float], _scale: float, spacing: float) -> list[str]:
+        places = max(2, min(8, math.ceil(-math.log10(spacing)))) if spacing > 0 else 2
+        return [fmt.money(f"{value:.{places}f}", places=places) for value in values]
+
+    axis.tickStrings = strings
+    return axis
+
+
 def plot(name: str, axes: dict[str, Any]) -> Any:
     """Return a plot widget: no frame, no menu, quiet grid, no auto-range button."""
-    pg = _pg()
-    widget = pg.PlotWidget(axisItems=axes)
+    from gui.chart_items import Plot
+
+    widget = Plot(axisItems=axes)
     widget.setAccessibleName(name)
     widget.setFrameShape(widget.Shape.NoFrame)
     widget.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -102,7 +139,7 @@ def restyle(widget: Any) -> None:
         axis.setPen(pen("line"))
         axis.setTextPen(pen("muted"))
         axis.setTickFont(theme.font(11))
-        axis.setStyle(tickLength=0, tickTextOffset=5, hideOverlappingLabels=True)
+        axis.setStyle(tickLength=0, tickTextOffset=5, hideOverlappingLabels=side == "bottom")
 
 
 def pen(token: str, *, dashed: bool = False) -> Any:
@@ -119,6 +156,39 @@ def brush(token: str, alpha: int = 255) -> QColor:
 def curve(widget: Any, token: str) -> Any:
     """Add a live line."""
     return widget.plot(pen=pen(token), antialias=True, skipFiniteCheck=True)
+
+
+def text(widget: Any) -> Any:
+    """Add a word at a place (``setPos``), which may be written anew with its ink (``setText``)."""
+    from gui.chart_items import Word
+
+    word = Word(anchor=(0, 0.5))
+    widget.addItem(word, ignoreBounds=True)
+    return word
+
+
+def long_line(widget: Any, token: str) -> Any:
+    """Add a line that may have a million points (``set_line``)."""
+    from gui.chart_items import LongLine
+
+    line = LongLine(pen=pen(token))
+    widget.addItem(line)
+    return line
+
+
+def scatter(widget: Any) -> Any:
+    """Add marks (``gui.chart_items.spots``)."""
+    item = _pg().ScatterPlotItem(pxMode=True)
+    widget.addItem(item, ignoreBounds=True)
+    return item
+
+
+def across(widget: Any) -> Any:
+    """Add a horizontal hair line."""
+    line = _pg().InfiniteLine(angle=0, movable=False, pen=pen("edge"))
+    line.setVisible(False)
+    widget.addItem(line, ignoreBounds=True)
+    return line
 
 
 def bars(widget: Any) -> Any:

@@ -25,7 +25,13 @@ SIGNAL_TONES = {
 OUTCOME_TONES = {
     "sent": "pos", "skipped": "muted", "refused": "crit", "held": "warn", "unknown": "warn", "pending": "accent",
 }  # fmt: skip
-SIDE_TONES = {"buy": "pos", "sell": "neg", "close": "accent", "cancel": "warn", "modify": "accent"}
+SIDE_TONES = {
+    "buy": "gain",
+    "sell": "loss",
+    "close": "accent",
+    "cancel": "warn",
+    "modify": "accent",
+}
 
 
 def text(key: str, title: str, width: int, **more: Any) -> Column:
@@ -78,13 +84,16 @@ def quantity(key: str, title: str, width: int = 76, **more: Any) -> Column:
         "number",
         text=lambda row: fmt.short_quantity(row.get(key)),
         tip=lambda row: fmt.quantity(row.get(key)),
+        total="symbol",
         **more,
     )
 
 
 def money(key: str, title: str, width: int = 96, **more: Any) -> Column:
     """Return a column of amounts."""
-    return Column(key, title, width, "number", text=lambda row: fmt.money(row.get(key)), **more)
+    return Column(
+        key, title, width, "number", text=lambda row: fmt.money(row.get(key)), total="all", **more
+    )
 
 
 def pnl(key: str, title: str, width: int = 92, **more: Any) -> Column:
@@ -96,6 +105,7 @@ def pnl(key: str, title: str, width: int = 92, **more: Any) -> Column:
         "number",
         text=lambda row: fmt.pnl(row.get(key)),
         tone=lambda row: fmt.tone_of(row.get(key)),
+        total="all",
         **more,
     )
 
@@ -109,6 +119,7 @@ def count(key: str, title: str, width: int = 52, tone: str = "", **more: Any) ->
         "number",
         text=lambda row: fmt.quiet_count(row.get(key)),
         tone=lambda row: tone if row.get(key) else "muted",
+        total="all",
         **more,
     )
 
@@ -168,6 +179,32 @@ def code(key: str = "code", title: str = "Reason", width: int = 130) -> Column:
     )
 
 
+def note() -> Column:
+    """Return the column of notes: a pen and the tags; the tooltip has the text."""
+    return Column(
+        "note",
+        "Note",
+        70,
+        text=note_mark,
+        tone=lambda _row: "accent",
+        tip=lambda row: "\n".join(
+            part for part in (str(row.get("note") or ""), note_tags(row)) if part
+        ),
+        about="What somebody wrote down about it; Shift+N writes, hover reads.",
+    )
+
+
+def note_tags(row: Row) -> str:
+    """Return the tags of a row."""
+    return ", ".join(row.get("tags") or ())
+
+
+def note_mark(row: Row) -> str:
+    """Return what a table shows of a note."""
+    tags = note_tags(row)
+    return f"✎ {tags}".rstrip() if row.get("note") or tags else ""
+
+
 def code_title(value: object) -> str:
     """Return the words for a code."""
     found = CODES.get(str(value or ""))
@@ -208,6 +245,26 @@ def leaving(milliseconds: int | None, cold: int | None, orders: int, *, part: bo
     return f"{what} {when}{lack}"
 
 
+def drift_text(row: Row) -> str:
+    """Return a held signal's drift since it came: sign and percent, marked where it is beyond the band."""
+    drift = fmt.number(row.get("drift_percent"))
+    if drift is None:
+        return ""
+    mark = "⚠ " if row.get("drifted") else ""
+    return f"{mark}{fmt.pnl(str(row['drift_percent']))} %"
+
+
+def drift_sentence(row: Row) -> str:
+    """Return the same as a sentence, empty where it is not known."""
+    if row.get("drift_percent") is None:
+        return ""
+    beyond = " Beyond the band: approving confirms this price." if row.get("drifted") else ""
+    return (
+        f"{row.get('symbol')} is at {fmt.price(row.get('mark'))}, {drift_text(row)} since the signal came at"
+        f" {fmt.price(row.get('price'))}.{beyond}"
+    )
+
+
 def working(row: Row) -> bool:
     """Say whether an order may still fill and is known to be at the broker."""
     return row.get("status") in {"pending_new", "new", "partially_filled"}
@@ -233,5 +290,6 @@ def aged(
         bar=share,
         tip=lambda row: fmt.Times.full(row.get(key)),
         live=True,
+        measure=lambda row: store_age(row.get(key)),
         about="Since it came in; the bar is full when fresh and empty after a minute.",
     )

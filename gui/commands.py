@@ -18,6 +18,7 @@ from PySide6.QtWidgets import QMenu, QPushButton, QWidget
 from engine.errors import CommandRefused
 from gui.notifications import Notifier
 from gui.theme import icon
+from gui.words import tr
 
 log = logging.getLogger(__name__)
 Work = Coroutine[Any, Any, None]
@@ -34,6 +35,7 @@ class Command:
 
     ``danger``: how much friction its own flow puts before it. ``enabled`` is asked before it is offered, and again
     before it runs. ``scope``: the widget whose focus gives the shortcut its meaning; ``None`` for the whole desk.
+    ``shortcut`` are the keys in force, ``default`` those it came with.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Command:
     scope: QWidget | None = None
     checked: Callable[[], bool] | None = None
     about: str = ""
+    default: str = ""
 
 
 class Tasks:
@@ -91,9 +94,15 @@ class Registry(QObject):
         self._start = start
         self.commands: dict[str, Command] = {}
         self.actions: dict[str, QAction] = {}
+        self.chosen_keys: dict[str, str] = {}
+        """Keys a person chose, by command; read before the first command is added."""
 
     def add(self, command: Command) -> QAction:
         """Register a command; its shortcut works from then on."""
+        command.default = command.shortcut
+        command.shortcut = self.chosen_keys.get(command.id, command.default)
+        command.title, command.about = tr(command.title), tr(command.about)
+        command.group = tr(command.group)
         action = QAction(command.title, self._window)
         action.setObjectName(command.id)
         if command.icon:
@@ -101,9 +110,8 @@ class Registry(QObject):
         if command.about:
             action.setToolTip(command.about)
             action.setStatusTip(command.about)
-        if command.shortcut:
-            action.setShortcuts([QKeySequence(key) for key in command.shortcut.split(" | ")])
-            action.setAutoRepeat(False)  # a held key is one order, not twenty
+        action.setShortcuts(sequences(command.shortcut))
+        action.setAutoRepeat(False)  # a held key is one order, not twenty
         action.setCheckable(command.checked is not None)
         self._scope(action, command)
         action.triggered.connect(lambda: self.run(command.id))
@@ -119,6 +127,21 @@ class Registry(QObject):
         else:
             action.setShortcutContext(context.ApplicationShortcut)
             self._window.addAction(action)
+
+    def remove(self, name: str) -> None:
+        """Forget a command (a layout that was deleted)."""
+        command, action = self.commands.pop(name), self.actions.pop(name)
+        (command.scope or self._window).removeAction(action)
+        action.deleteLater()
+
+    def rebind(self, name: str, keys: str) -> None:
+        """Give a command other keys (``Ctrl+K | F2``, empty for none) from now on."""
+        self.commands[name].shortcut = keys
+        self.actions[name].setShortcuts(sequences(keys))
+
+    def means(self, name: str, key: QKeySequence) -> bool:
+        """Say whether a key press is one of a command's."""
+        return key in sequences(self.commands[name].shortcut)
 
     def add_all(self, commands: Iterable[Command]) -> None:
         """Register several commands."""
@@ -164,11 +187,9 @@ class Registry(QObject):
     def button(self, name: str, text: str = "", variant: str = "") -> QPushButton:
         """Return a button for a command; it follows the command's state."""
         command, action = self.commands[name], self.actions[name]
-        button = QPushButton(text or command.title.rstrip("…"))
+        button = QPushButton(tr(text) or command.title.rstrip("…"))
         button.setObjectName(name + ".button")
         button.setAccessibleName(command.title)
-        keys = f" ({command.shortcut.split(' | ')[0]})" if command.shortcut else ""
-        button.setToolTip((command.about or command.title) + keys)
         button.setAutoDefault(False)
         if variant:
             button.setProperty("variant", variant)
@@ -177,6 +198,8 @@ class Registry(QObject):
         button.clicked.connect(lambda: self.run(name))
 
         def follow() -> None:
+            keys = f" ({command.shortcut.split(' | ')[0]})" if command.shortcut else ""
+            button.setToolTip((command.about or command.title) + keys)
             button.setEnabled(action.isEnabled())
             if button.isCheckable():
                 button.setChecked(action.isChecked())
@@ -185,3 +208,8 @@ class Registry(QObject):
         action.toggled.connect(follow)
         follow()
         return button
+
+
+def sequences(keys: str) -> list[QKeySequence]:
+    """Return the key sequences of a command's ``shortcut`` text."""
+    return [QKeySequence(key) for key in keys.split(" | ") if key]

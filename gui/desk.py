@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QWidget
@@ -13,6 +13,11 @@ from engine.errors import CommandRefused
 from gui.bridge import Store
 from gui.commands import Registry, Tasks, Work
 from gui.notifications import Notifier
+from gui.undo import Undo
+
+if TYPE_CHECKING:
+    from gui.layouts import Layouts
+    from gui.preferences import Settings
 
 _PIN_CODES = frozenset({"PIN_REQUIRED", "PIN_WRONG"})
 
@@ -26,6 +31,7 @@ class Desk(QObject):
 
     asked = Signal(str, dict)  # dialog, its subject
     panel_wanted = Signal(str)
+    place_wanted = Signal(str, str)  # panel, the key of its row (or "/" and what to filter for)
     signal_picked = Signal(str)
     layout_touched = Signal()
 
@@ -36,7 +42,10 @@ class Desk(QObject):
         self.notifier = Notifier(window)
         self.tasks = Tasks(self.notifier)
         self.registry = Registry(window, self.spawn)
+        self.undo = Undo(self.notifier, self.spawn, self.registry.refresh)
         self.client: EngineClient | None = None
+        self.settings: Settings  # the window makes these two
+        self.layouts: Layouts
         self.demo = False
         self.engine_here = True  # on this machine: a login may be made in the browser here
         self.signal_key: str | None = None
@@ -57,6 +66,15 @@ class Desk(QObject):
     def show_panel(self, name: str) -> None:
         """Bring a panel to the front."""
         self.panel_wanted.emit(name)
+
+    def go_to(self, panel: str, key: str) -> None:
+        """Bring a panel to the front with a row of it selected; ``/WORD`` filters its rows instead."""
+        self.place_wanted.emit(panel, key)
+
+    def panel_title(self, name: str) -> str:
+        """Return what a panel is called on screen."""
+        command = self.registry.commands.get(f"panel.{name}")
+        return command.title.removeprefix("Show ") if command else name
 
     def pick_signal(self, key: str | None) -> None:
         """Make a signal the one that others show details of."""

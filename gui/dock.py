@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QDockWidget, QHBoxLayout, QSizePolicy, QWidget
 
 from gui.panel import Caption, Panel
 from gui.theme import active
+from gui.words import tr
 
 
 class DockTitle(QWidget):
@@ -19,7 +20,8 @@ class DockTitle(QWidget):
         line = QHBoxLayout(self)
         line.setContentsMargins(10, 3, 6, 3)
         line.setSpacing(5)
-        self.title = Caption(panel.TITLE, 12.5, 600, "text")
+        self.title = Caption(tr(panel.TITLE), 12.5, 600, "text")
+        self.title.setToolTip(tr(panel.ABOUT))
         line.addWidget(self.title)
         line.addStretch(1)
         for tool in panel.header_tools():
@@ -40,10 +42,10 @@ class PanelDock(QDockWidget):
     """One panel in a dock; its object name is the panel's, for ever."""
 
     def __init__(self, panel: Panel, parent: QWidget) -> None:
-        super().__init__(panel.TITLE.replace("&", "&&"), parent)  # tabs take & for a mnemonic
+        super().__init__(tr(panel.TITLE).replace("&", "&&"), parent)  # tabs take & for a mnemonic
         self.panel = panel
         self.setObjectName("dock." + panel.NAME)
-        self.setAccessibleName(panel.TITLE + " dock")
+        self.setAccessibleName(tr(panel.TITLE + " dock"))
         self.setWidget(panel)
         self.setTitleBarWidget(DockTitle(panel))
         features = QDockWidget.DockWidgetFeature

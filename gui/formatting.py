@@ -6,16 +6,99 @@ become floats only for comparing, sorting and drawing, never for anything that i
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import locale
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
-from typing import Any
+from typing import ClassVar
+from zoneinfo import ZoneInfo
 
 _QUANTITY_PLACES = 6
 THIN = "\u202f"  # narrow, and no line breaks at it
 MINUS = "\u2212"
 NONE = "–"
 UP, DOWN = "▲", "▼"
+MASK = "•••"
+
+
+class Numbers:
+    """How numbers are written: what groups the thousands and what begins the decimals.
+
+    Only what is shown: what people type and what is copied into a field stays plain, ``1234.5``.
+    """
+
+    STYLES: ClassVar[dict[str, tuple[str, str]]] = {
+        "thin": (THIN, "."),
+        "comma": (",", "."),
+        "dot": (".", ","),
+        "space_comma": (THIN, ","),
+        "apostrophe": ("’", "."),
+        "plain": ("", "."),
+    }
+    thousands = THIN
+    decimal = "."
+
+    @classmethod
+    def use(cls, style: str) -> None:
+        """Write numbers in a style from now on; ``system`` asks the machine's locale."""
+        cls.thousands, cls.decimal = (
+            _of_locale() if style == "system" else cls.STYLES.get(style, cls.STYLES["thin"])
+        )
+        decimal_text.cache_clear()
+
+
+def _of_locale() -> tuple[str, str]:
+    """Return the separators of the machine's locale, which this process is not switched to for longer than that."""
+    before = locale.setlocale(locale.LC_NUMERIC)
+    try:
+        locale.setlocale(locale.LC_NUMERIC, "")
+        known = locale.localeconv()
+    except locale.Error:
+        return Numbers.STYLES["thin"]
+    finally:
+        locale.setlocale(locale.LC_NUMERIC, before)
+    thousands = str(known["thousands_sep"])
+    blank = not thousands.strip()
+    return THIN if blank else thousands, str(known["decimal_point"]) or "."
+
+
+def _plain(text: str) -> str:
+    """Return a written float with the decimal separator in force."""
+    return text if Numbers.decimal == "." else text.replace(".", Numbers.decimal)
+
+
+class Privacy:
+    """Whether money and account names are masked, for a screen that others see.
+
+    Every account has a number for that time (``#3``), so that rows can still be told apart.
+    """
+
+    on = False
+    _aliases: ClassVar[dict[str, str]] = {}
+    _numbered: ClassVar[int] = 0
+    _known: ClassVar[re.Pattern[str] | None] = None
+
+    @classmethod
+    def know(cls, accounts: Iterable[tuple[str, ...]]) -> None:
+        """Learn which words are accounts; the words of each (its id, its name) get one number."""
+        before = len(cls._aliases)
+        for words_of_one in accounts:
+            fresh = [word for word in words_of_one if word and word not in cls._aliases]
+            cls._numbered += bool(fresh)
+            cls._aliases.update(dict.fromkeys(fresh, f"#{cls._numbered}"))
+        if len(cls._aliases) > before:
+            longest_first = sorted(cls._aliases, key=len, reverse=True)
+            words = "|".join(map(re.escape, longest_first))
+            cls._known = re.compile(rf"(?<![\w.-])(?:{words})(?![\w-])")
+
+    @classmethod
+    def veil(cls, text: str) -> str:
+        """Return a text with every account in it masked, as long as privacy is on."""
+        if not cls.on or cls._known is None or not text:
+            return text
+        return cls._known.sub(lambda found: cls._aliases[found[0]], text)
 
 
 def number(value: object) -> float | None:
@@ -32,14 +115,14 @@ def _group(digits: str) -> str:
     head = len(digits) % 3
     parts = [digits[:head]] if head else []
     parts += [digits[at : at + 3] for at in range(head, len(digits), 3)]
-    return THIN.join(parts)
+    return Numbers.thousands.join(parts)
 
 
 def _write(value: Decimal, places: int | None) -> str:
     if places is not None:
         value = round(value, places)
     whole, _, fraction = format(abs(value), "f").partition(".")
-    return _group(whole) + ("." + fraction if fraction else "")
+    return _group(whole) + (Numbers.decimal + fraction if fraction else "")
 
 
 @lru_cache(maxsize=65536)
@@ -58,7 +141,9 @@ def decimal_text(text: str, places: int | None = None, signed: bool = False) -> 
 
 def money(value: object, *, signed: bool = False, places: int = 2) -> str:
     """Write an amount with fixed decimals (``1 234.50``)."""
-    return NONE if value is None or value == "" else decimal_text(str(value), places, signed)
+    if value is None or value == "":
+        return NONE
+    return MASK if Privacy.on else decimal_text(str(value), places, signed)
 
 
 def compact_money(value: object, *, signed: bool = False) -> str:
@@ -127,8 +212,8 @@ def micros(value: object) -> str:
         return f"{us:.0f} µs"
     if us < 1_000_000:
         places = 2 if us < 10_000 else (1 if us < 100_000 else 0)
-        return f"{us / 1_000:.{places}f} ms"
-    return f"{us / 1_000_000:.2f} s"
+        return _plain(f"{us / 1_000:.{places}f} ms")
+    return _plain(f"{us / 1_000_000:.2f} s")
 
 
 def age(seconds: float | None) -> str:
@@ -137,7 +222,7 @@ def age(seconds: float | None) -> str:
         return NONE
     seconds = max(0.0, seconds)
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return _plain(f"{seconds:.1f} s")
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -168,14 +253,35 @@ def epoch(stamp: str | None) -> float | None:
 
 
 class Times:
-    """How stamps are written: in UTC or in this machine's zone; one switch for the whole desk."""
+    """How stamps are written: in UTC, this machine's zone or an exchange's; one switch for the whole desk."""
 
     utc = False
+    zone: tzinfo | None = None  # an exchange's; None is this machine's
+
+    @classmethod
+    def use(cls, kind: str, exchange: str = "UTC") -> None:
+        """Write times in ``utc``, ``local`` or ``exchange`` (a name like ``America/New_York``) from now on.
+
+        Raises:
+            ValueError: there is no such zone.
+        """
+        zone: tzinfo | None = None
+        if kind == "exchange":
+            try:
+                zone = ZoneInfo(exchange)
+            except (KeyError, OSError, ValueError) as error:
+                raise ValueError(f"there is no time zone {exchange!r}") from error
+        cls.utc, cls.zone = kind == "utc", zone
+
+    @classmethod
+    def there(cls, moment: datetime) -> datetime:
+        """Return a moment in the zone in force."""
+        return moment.astimezone(UTC if cls.utc else cls.zone)
 
     @classmethod
     def clock(cls, stamp: str | None, *, millis: bool = False) -> str:
         """Write the time of day of a stamp."""
-        return clock_text(stamp, cls.utc, millis)
+        return clock_text(stamp, UTC if cls.utc else cls.zone, millis)
 
     @classmethod
     def full(cls, stamp: str | None) -> str:
@@ -183,25 +289,22 @@ class Times:
         seconds = epoch(stamp)
         if seconds is None:
             return NONE
-        moment = datetime.fromtimestamp(seconds, UTC)
-        moment = moment if cls.utc else moment.astimezone()
+        moment = cls.there(datetime.fromtimestamp(seconds, UTC))
         return f"{moment:%Y-%m-%d %H:%M:%S}.{moment.microsecond // 1000:03d} {moment:%Z}"
 
     @classmethod
     def now(cls) -> str:
         """Write the time of day now, with its zone."""
-        moment = datetime.now(UTC)
-        return f"{moment:%H:%M:%S} UTC" if cls.utc else f"{moment.astimezone():%H:%M:%S %Z}"
+        return f"{cls.there(datetime.now(UTC)):%H:%M:%S %Z}"
 
 
 @lru_cache(maxsize=65536)
-def clock_text(stamp: str | None, utc: bool, millis: bool) -> str:
-    """Write the time of day of a stamp in UTC or local time."""
+def clock_text(stamp: str | None, zone: tzinfo | None, millis: bool) -> str:
+    """Write the time of day of a stamp in a zone; ``None``: this machine's."""
     seconds = epoch(stamp)
     if seconds is None:
         return NONE
-    moment = datetime.fromtimestamp(seconds, UTC)
-    moment = moment if utc else moment.astimezone()
+    moment = datetime.fromtimestamp(seconds, UTC).astimezone(zone)
     text = f"{moment:%H:%M:%S}"
     return f"{text}.{moment.microsecond // 1000:03d}" if millis else text
 
@@ -231,18 +334,6 @@ def pnl(value: object) -> str:
 
 
 def tone_of(value: object) -> str:
-    """Return the tone of a signed number: ``pos``, ``neg`` or none."""
+    """Return the tone of a signed amount: ``gain``, ``loss`` or none."""
     amount = number(value)
-    return "" if not amount else ("pos" if amount > 0 else "neg")
-
-
-def csv_cell(value: Any) -> str:
-    """Return a raw value as a CSV cell that no spreadsheet runs as a formula."""
-    if value is None:
-        return ""
-    if isinstance(value, (list, tuple)):
-        value = " ".join(str(item) for item in value)
-    text = str(value)
-    if text[:1] in {"=", "+", "-", "@", "\t", "\r"} and number(text) is None:
-        return "'" + text
-    return text
+    return "" if not amount else ("gain" if amount > 0 else "loss")

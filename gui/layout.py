@@ -1,22 +1,14 @@
-"""Where things are: presets of docks, and the layout file in HOME."""
+"""Where things are: presets of docks."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import QMainWindow, QTabBar
 
 from gui.dock import PanelDock
 
-log = logging.getLogger(__name__)
-VERSION = 3
-FILE = "layout.json"
 ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 
 Docks = dict[str, PanelDock]
@@ -28,6 +20,11 @@ def arrange(window: QMainWindow, docks: Docks, preset: str) -> None:
         dock.setFloating(False)
         window.removeDockWidget(dock)
     {"latency": _latency, "review": _review, "risk": _risk}.get(preset, _trade)(window, docks)
+    shape_tabs(window)
+
+
+def shape_tabs(window: QMainWindow) -> None:
+    """Give the tabs of stacked docks their shape; Qt makes new bars as docks move."""
     for bar in window.findChildren(QTabBar):
         bar.setDocumentMode(True)
         bar.setExpanding(False)
@@ -57,6 +54,11 @@ def _place(
         names = entry.split("+")
         for name in names[1:]:
             window.tabifyDockWidget(docks[names[0]], docks[name])
+    heads = {
+        name for block in (rows, right) for line in block for e in line for name in e.split("+")
+    }
+    for name in docks.keys() - heads:  # a panel this preset does not know lies behind the others
+        window.tabifyDockWidget(docks[right[-1][0].split("+")[0]], docks[name])
     for dock in docks.values():
         dock.show()
     for entry in [entry for block in (rows, right) for line in block for entry in line]:
@@ -67,8 +69,11 @@ def _trade(window: QMainWindow, docks: Docks) -> None:
     _place(
         window,
         docks,
-        [["signals", "signal_detail"], ["orders+positions+fills+alerts+reconciliation"]],
-        [["accounts+todo+risk+controls"], ["latency"], ["pnl"]],
+        [
+            ["signals", "signal_detail"],
+            ["orders+unknown+positions+fills+alerts+reconciliation+heat_map+price+eligibility"],
+        ],
+        [["accounts+todo+risk+controls"], ["latency+throughput"], ["pnl"]],
     )
     width, height = window.width(), window.height()
     right = max(372, int(width * 0.26))
@@ -94,8 +99,11 @@ def _review(window: QMainWindow, docks: Docks) -> None:
     _place(
         window,
         docks,
-        [["signals"], ["orders+fills+alerts+latency"]],
-        [["signal_detail"], ["accounts+todo+positions+risk+controls+reconciliation+pnl"]],
+        [["signals"], ["orders+unknown+fills+alerts+latency+price+eligibility"]],
+        [
+            ["signal_detail"],
+            ["accounts+todo+positions+risk+controls+reconciliation+pnl+throughput"],
+        ],
     )
     width, height = window.width(), window.height()
     _size(window, docks, {"signals": int(width * 0.56), "signal_detail": int(width * 0.44)}, ACROSS)
@@ -107,8 +115,13 @@ def _latency(window: QMainWindow, docks: Docks) -> None:
     _place(
         window,
         docks,
-        [["latency"], ["signals+orders+positions+fills+alerts+reconciliation"]],
-        [["signal_detail"], ["accounts+todo+risk+controls+pnl"]],
+        [
+            ["latency"],
+            [
+                "signals+orders+unknown+positions+fills+alerts+reconciliation+heat_map+price+eligibility"
+            ],
+        ],
+        [["signal_detail"], ["accounts+todo+risk+controls+pnl+throughput"]],
     )
     width, height = window.width(), window.height()
     _size(window, docks, {"latency": int(width * 0.66), "signal_detail": int(width * 0.34)}, ACROSS)
@@ -122,8 +135,8 @@ def _risk(window: QMainWindow, docks: Docks) -> None:
     _place(
         window,
         docks,
-        [["controls"], ["reconciliation+orders+positions+fills"]],
-        [["risk"], ["alerts+accounts+todo+signals+signal_detail+latency+pnl"]],
+        [["controls"], ["reconciliation+heat_map+orders+unknown+positions+fills+eligibility"]],
+        [["risk"], ["alerts+accounts+todo+signals+signal_detail+price+latency+throughput+pnl"]],
     )
     width, height = window.width(), window.height()
     _size(window, docks, {"controls": int(width * 0.56), "risk": int(width * 0.44)}, ACROSS)
@@ -135,27 +148,3 @@ def _risk(window: QMainWindow, docks: Docks) -> None:
 
 def _size(window: QMainWindow, docks: Docks, sizes: dict[str, int], way: Qt.Orientation) -> None:
     window.resizeDocks([docks[name] for name in sizes], list(sizes.values()), way)
-
-
-def read(home: Path) -> dict[str, Any]:
-    """Return the layout file's content; an unreadable one is no layout."""
-    try:
-        document = json.loads((home / FILE).read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        log.warning("the layout file cannot be read, using the default: %s", error)
-        return {}
-    return document if isinstance(document, dict) and document.get("version") == VERSION else {}
-
-
-def write(home: Path, document: dict[str, Any]) -> None:
-    """Replace the layout file; a crash in between leaves the old one."""
-    path = home / FILE
-    fresh = path.with_suffix(".json.new")
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        fresh.write_text(json.dumps(document | {"version": VERSION}, indent=1), "utf-8")
-        os.replace(fresh, path)
-    except OSError as error:
-        log.warning("the layout cannot be saved: %s", error)

@@ -9,38 +9,47 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from PySide6.QtCore import QByteArray, QEvent, QObject, Qt, QTimer, Signal
-from PySide6.QtGui import QCloseEvent, QGuiApplication, QKeyEvent
-from PySide6.QtWidgets import QComboBox, QMainWindow, QMenu, QTabWidget, QToolBar, QWidget
+from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal
+from PySide6.QtGui import QCloseEvent, QGuiApplication, QKeyEvent, QKeySequence
+from PySide6.QtWidgets import (
+    QApplication,
+    QComboBox,
+    QKeySequenceEdit,
+    QMainWindow,
+    QMenu,
+    QTabWidget,
+    QToolBar,
+    QWidget,
+)
 
+from engine.client import Recording
 from engine.errors import CommandRefused
 from engine.model import tables
 from engine.model.enums import ConnectionState
-from gui import dialogs, layout, panels
+from gui import dialogs, journal, looks, panels, shortcuts
 from gui import formatting as fmt
+from gui.alarm import Alarm
 from gui.banner import Banner, Condition
 from gui.commands import CONFIRM, HOLD, Command, Work
 from gui.desk import Desk
 from gui.dock import PanelDock
+from gui.layouts import PRESETS, Layouts, read_session
 from gui.notifications import Notice
-from gui.panel import Caption, Panel
+from gui.panel import Caption, Panel, TablePanel
 from gui.panels.positions import unwatched
+from gui.preferences import Settings
+from gui.replay import TransportBar
 from gui.status_bar import DeskStatus
+from gui.table_view import TableView
 from gui.theme import active, icon
 from gui.toasts import Toaster
 from gui.top_bar import TopBar
+from gui.undo import pause
+from gui.words import tr
 
 TICK_MS = 250  # of each part; they take turns, so that no moment has all the work
-SAVE_MS = 1_000
 STALE_S = 3.0
 KILL_PATIENCE_S = 1.0
-PRESETS = (
-    ("trade", "Trade", "Ctrl+1"),
-    ("review", "Review", "Ctrl+2"),
-    ("latency", "Latency", "Ctrl+3"),
-    ("risk", "Risk", "Ctrl+4"),
-)
-KILL_KEY = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
 
 
 class MainWindow(QMainWindow):
@@ -53,10 +62,15 @@ class MainWindow(QMainWindow):
     ) -> None:
         super().__init__()
         self.home = home
-        self.saved = {} if fresh else layout.read(home)
-        self.preset = str(self.saved.get("preset", "trade"))
         self.desk = Desk(self)
         self.desk.demo = demo
+        self.settings = self.desk.settings = Settings(
+            home, self, **({"theme": theme} if theme else {})
+        )
+        self.layouts = self.desk.layouts = Layouts(
+            self, self.desk, home, {} if fresh else read_session(home)
+        )
+        self.desk.registry.chosen_keys = shortcuts.read(home)
         self.toaster = Toaster(self.desk.notifier, self)
         self.closing = False
         self.panels: dict[str, Panel] = {}
@@ -68,6 +82,9 @@ class MainWindow(QMainWindow):
         self.second_road: Callable[[bool], None] | None = None  # a kill past the engine's API
         self._kill_shown = False
         self._built = False
+        self._last_table: TableView | None = (
+            None  # that had the focus, for what is done from a menu
+        )
         self.setWindowTitle("Volley" + (" — Demo" if demo else ""))
         self.setObjectName("main")
         self.setWindowIcon(icon("volley", size=64))
@@ -78,17 +95,7 @@ class MainWindow(QMainWindow):
         self.setTabPosition(Qt.DockWidgetArea.AllDockWidgetAreas, QTabWidget.TabPosition.North)
         self.setMinimumSize(960, 600)
         self.resize(1280, 800)
-        chosen = theme or str(self.saved.get("theme", "dark"))
-        active().use(
-            chosen,
-            blue_orange=bool(self.saved.get("blue_orange")),
-            scale=int(self.saved.get("scale", 100)),
-        )
         self.setStyleSheet(active().sheet)
-        self._saver = QTimer(self)
-        self._saver.setSingleShot(True)
-        self._saver.setInterval(SAVE_MS)
-        self._saver.timeout.connect(self.save_layout)
         self._ticker = QTimer(self)
         self._turn = 0
         self._ticker.timeout.connect(self._take_turn)
@@ -106,12 +113,15 @@ class MainWindow(QMainWindow):
             dock = PanelDock(panel, self)
             self.docks[panel.NAME] = dock
             self.addDockWidget(Qt.DockWidgetArea.LeftDockWidgetArea, dock)
+        self.desk.registry.add_all(journal.commands(self.desk, self.home))
+        self.desk.registry.add_all(journal.note_commands(self.desk, self.panels))
         self._build_bars()
         self._add_window_commands()
         self._build_menus()
+        self.alarm = Alarm(self.desk, self)
         self._connect()
         self._built = True
-        self.arrange(self.preset)
+        self.layouts.take(self.docks)
         QTimer.singleShot(0, self, self._restore)
         self._ticker.start(TICK_MS // (len(self.panels) + 1))
         self.tick()
@@ -127,6 +137,7 @@ class MainWindow(QMainWindow):
         bar.setAccessibleName("Top bar")
         self.status = DeskStatus(self.desk)
         self.setStatusBar(self.status)
+        self.menuBar().setAccessibleName("Menu bar")
 
     def _tool_bar(self, name: str, content: QWidget) -> QToolBar:
         bar = QToolBar(self)
@@ -143,11 +154,15 @@ class MainWindow(QMainWindow):
         desk = self.desk
         desk.asked.connect(self.open_dialog)
         desk.panel_wanted.connect(self.show_panel)
-        desk.layout_touched.connect(self.touch_layout)
+        desk.place_wanted.connect(self.go_to)
+        desk.layout_touched.connect(self.layouts.touch)
+        self.settings.rewritten.connect(self._rewrite)
+        self.settings.changed.connect(desk.registry.refresh)
         desk.store.link_changed.connect(self._on_link)
         desk.store.watch(tables.HALTS, lambda *_: self._conditions(), self._conditions)
         desk.store.watch(tables.KILL, lambda *_: self._on_kill_rows(), self._on_kill_rows)
         desk.store.watch(tables.ALERTS, self._on_alerts, lambda: None)
+        desk.store.watch(tables.ACCOUNTS, lambda *_: self._know_accounts(), self._know_accounts)
         desk.store.reset_done.connect(self._keep_notices)
         desk.notifier.said.connect(self._on_said)
         desk.store.watch(tables.ENGINE, lambda *_: self._on_engine(), self._on_engine)
@@ -156,10 +171,16 @@ class MainWindow(QMainWindow):
             view = getattr(panel, "view", None)
             if view is not None:
                 view.menu_guard = self.guard_menu
+            for table in panel.findChildren(TableView):
+                table.export_wanted.connect(self._exporter(table))
         self._guard_combos(self)
-        for dock in self.docks.values():
-            dock.dockLocationChanged.connect(lambda *_: self.touch_layout())
-            dock.visibilityChanged.connect(lambda *_: self.touch_layout())
+        application = QApplication.instance()
+        if isinstance(application, QApplication):
+            application.focusChanged.connect(self._on_focus)
+
+    def _on_focus(self, _old: object, now: object) -> None:
+        if isinstance(now, TableView) and self.isAncestorOf(now):
+            self._last_table = now
 
     def _commands(self) -> list[Command]:
         group = "Trading"
@@ -176,70 +197,44 @@ class MainWindow(QMainWindow):
                     enabled=self._linked, about="End the pause"),
             Command("desk.palette", "Command palette…", lambda: self.open_dialog("palette", {}), "search find run",
                     "Ctrl+K | Ctrl+Shift+P", "Desk", about="Find and run any command"),
-            Command("desk.shortcuts", "Keyboard shortcuts", lambda: self.open_dialog("shortcuts", {}), "keys help",
-                    "F1", "Help"),
+            Command("desk.shortcuts", "Keyboard shortcuts", lambda: self.open_dialog("shortcuts", {}),
+                    "keys help cheat sheet", "F1 | ?", "Help"),
+            Command("desk.keys", "Customise shortcuts…", lambda: self.open_dialog("keys", {}), "rebind hotkeys", "",
+                    "Help"),
+            Command("desk.codes", "Codes and what they mean…", lambda: self.open_dialog("codes", {}),
+                    "refusal reason error explain", "Shift+F1", "Help"),
+            Command("desk.export", "Export table…", self._export, "csv xlsx excel json save", "Ctrl+E", "Desk",
+                    enabled=lambda: self._table_in_hand() is not None, about="Write the table as filtered to a file"),
             Command("desk.about", "About Volley", lambda: self.open_dialog("about", {}), "version", "", "Help"),
             Command("desk.quit", "Quit", self._quit, "exit close", "Ctrl+Q", "Desk"),
         ]  # fmt: skip
 
     def _add_window_commands(self) -> None:
-        add, theme = self.desk.registry.add, active()
-        for name, title, key in PRESETS:
-            add(
-                Command(
-                    f"layout.{name}",
-                    f"Layout: {title}",
-                    self._arranger(name),
-                    "preset workspace",
-                    key,
-                    "View",
-                )
-            )
-        add(Command("layout.reset", "Layout: reset", self._reset, "default", "", "View"))
-        add(
-            Command(
-                "view.theme",
-                "Switch dark and light",
-                self._switch_theme,
-                "theme colour",
-                "Ctrl+T",
-                "View",
-            )
-        )
-        add(Command("view.blue_orange", "Profit blue, loss orange", self._switch_colours,
-                    "colour blind deuteranopia", "", "View", checked=lambda: theme.blue_orange))  # fmt: skip
-        add(
-            Command(
-                "view.utc",
-                "Times in UTC",
-                self._switch_utc,
-                "clock zone",
-                "",
-                "View",
-                checked=lambda: fmt.Times.utc,
-            )
-        )
-        for name, title, key, step in (("larger", "Larger text", "Ctrl++ | Ctrl+=", 10),
-                                       ("smaller", "Smaller text", "Ctrl+-", -10)):  # fmt: skip
-            add(Command(f"view.{name}", title, self._scaler(step), "zoom font size", key, "View"))
+        registry = self.desk.registry
+        registry.add_all([*self.layouts.commands(), *looks.commands(self.desk)])
+        self.layouts.offer_named()
         for panel in self.panels.values():
-            add(Command(f"panel.{panel.NAME}", f"Show {panel.TITLE}", self._shower(panel.NAME), "panel dock go to",
-                        "", "Panels", about=panel.ABOUT))  # fmt: skip
+            registry.add(Command(f"panel.{panel.NAME}", f"Show {panel.TITLE}", self._shower(panel.NAME),
+                                 "panel dock go to", "", "Panels", about=panel.ABOUT))  # fmt: skip
 
     def _build_menus(self) -> None:
         registry = self.desk.registry
         for title, names in (
-            ("&Desk", ["desk.palette", "", "account.reload", "", "desk.quit"]),
+            ("&Desk", ["desk.palette", "view.preferences", "desk.export", "journal.report", "journal.replay", "",
+                        "account.reload", "", "desk.quit"]),
             ("&Trade", ["order.ticket", "", "signal.approve", "signal.approve_edit", "signal.reject", "signal.force",
                         "signal.close", "signal.cancel", "", "order.cancel_all", "position.flatten_all", "",
                         "trading.arm", "trading.pause", "trading.resume", "", "trading.kill", "trading.kill_flatten"]),
-            ("&View", ["view.theme", "view.blue_orange", "view.utc", "view.larger", "view.smaller", "",
-                       *(f"layout.{name}" for name, _, _ in PRESETS), "layout.reset"]),
+            ("&View", ["view.theme", "view.high_contrast", "view.blue_orange", "view.red_green", "view.compact",
+                       "view.larger", "view.smaller", "", "view.utc", "view.exchange_time", "view.private", "",
+                       "view.sounds", "view.reduced_motion"]),
+            ("&Layout", [*(f"layout.{name}" for name, _ in PRESETS), "", "layout.save", "layout.manage", "layout.undo",
+                         "layout.lock", "layout.reset", "", "panel.float", "panel.close"]),
             ("&Panels", [f"panel.{name}" for name in self.panels]),
-            ("&Help", ["desk.shortcuts", "desk.about"]),
+            ("&Help", ["desk.shortcuts", "desk.keys", "desk.codes", "", "desk.about"]),
         ):  # fmt: skip
-            menu = self.menuBar().addMenu(title)
-            menu.setAccessibleName(title.replace("&", ""))
+            menu = self.menuBar().addMenu(tr(title))
+            menu.setAccessibleName(tr(title).replace("&", ""))
             registry.fill(menu, names)
             menu.aboutToShow.connect(registry.refresh)
             self.guard_menu(menu)
@@ -251,12 +246,15 @@ class MainWindow(QMainWindow):
     def _guard_combos(self, root: QWidget) -> None:
         for combo in root.findChildren(QComboBox):
             combo.view().installEventFilter(self)
+        for recorder in root.findChildren(QKeySequenceEdit):
+            recorder.installEventFilter(self)
 
     def eventFilter(self, _watched: QObject, event: QEvent) -> bool:
         """Catch the kill key while a menu or a list of choices holds the keyboard."""
         if event.type() is QEvent.Type.KeyPress:
             key: QKeyEvent = event  # type: ignore[assignment]
-            if key.key() == Qt.Key.Key_K and key.modifiers() == KILL_KEY and not key.isAutoRepeat():
+            pressed = QKeySequence(key.keyCombination())
+            if self.desk.registry.means(shortcuts.KILL, pressed) and not key.isAutoRepeat():
                 self.desk.registry.run("trading.kill")
                 return True
         return False
@@ -285,6 +283,7 @@ class MainWindow(QMainWindow):
     def _tick_bars(self) -> None:
         self.top_bar.tick()
         self.status.tick()
+        self.alarm.tick()
         self.desk.registry.refresh()
         self._conditions()
 
@@ -351,6 +350,8 @@ class MainWindow(QMainWindow):
 
     def _on_alerts(self, changed: Iterable[str], _removed: Iterable[str]) -> None:
         """Say aloud what the engine finds worth a warning."""
+        if self.desk.store.recorded:
+            return  # of a day that is over
         rows = self.desk.store.rows(tables.ALERTS)
         for key in changed:
             row = rows.get(key)
@@ -367,6 +368,12 @@ class MainWindow(QMainWindow):
                 str(row["severity"]), title, str(row.get("text") or ""), datetime.now(UTC)
             )
             self.toaster.show_notice(notice)
+            self.alarm.hear(notice.severity, notice.title, notice.text)
+
+    def _know_accounts(self) -> None:
+        """Learn which words privacy masks."""
+        rows = self.desk.store.rows(tables.ACCOUNTS).values()
+        fmt.Privacy.know((str(row.get("id") or ""), str(row.get("name") or "")) for row in rows)
 
     def _on_engine(self) -> None:
         self.top_bar.tick()
@@ -382,13 +389,26 @@ class MainWindow(QMainWindow):
         if self._built:
             self.banner.set_condition(name, condition)
 
+    def show_recording(self, recording: Recording) -> None:
+        """Become the window of a recorded day; called once, when it is built."""
+        self.desk.store.recorded = True
+        self.setWindowTitle(f"Volley — REPLAY of {recording.day}")
+        self.transport = TransportBar(self.desk, recording)
+        self.addToolBarBreak()
+        self._tool_bar("toolbar.transport", self.transport).setAccessibleName("Replay")
+
     # --- trading ------------------------------------------------------------------------------
 
     def _linked(self) -> bool:
-        return self.desk.store.connected and self.desk.client is not None
+        store = self.desk.store
+        return store.connected and self.desk.client is not None and not store.recorded
 
-    def kill(self) -> Work:
+    def kill(self) -> Work | None:
         """Halt everything, now: no question, again as often as it is pressed."""
+        if self.desk.store.recorded:
+            text = "This window shows a recorded day; nothing was sent. Press it in the window of the engine."
+            self.desk.say("critical", "NOT KILLED", text)
+            return None
         self.show_panel("risk")
         self.desk.say(
             "critical", "KILL sent", "Halting everything and cancelling every working order."
@@ -459,8 +479,11 @@ class MainWindow(QMainWindow):
         self.desk.say("ok", "Disarmed", "No signal is acted on until trading is armed again.")
 
     async def _scope(self, command: str) -> None:
+        if command == "pause":
+            await pause(self.desk, "Entries paused", ["all"])
+            return
         await self.desk.command(command, scope="all")
-        self.desk.say("ok", "Entries paused" if command == "pause" else "Entries resumed")
+        self.desk.say("ok", "Entries resumed")
 
     # --- dialogs and panels -------------------------------------------------------------------
 
@@ -469,6 +492,25 @@ class MainWindow(QMainWindow):
         dialog = dialogs.ALL[name](self.desk, subject)
         self._guard_combos(dialog)
         dialog.present()
+
+    def _table_in_hand(self) -> TableView | None:
+        """Return the table that has the focus, else the one of its panel."""
+        widget = QApplication.focusWidget()
+        while widget is not None:
+            if isinstance(widget, TableView):
+                return widget
+            if isinstance(widget, PanelDock):
+                return widget.findChild(TableView)
+            widget = widget.parentWidget()
+        return self._last_table
+
+    def _exporter(self, view: TableView) -> Callable[[], None]:
+        return lambda: self.open_dialog("export", {"view": view})
+
+    def _export(self) -> None:
+        view = self._table_in_hand()
+        if view is not None:
+            self.open_dialog("export", {"view": view})
 
     def show_panel(self, name: str) -> None:
         """Bring a panel to the front."""
@@ -481,28 +523,27 @@ class MainWindow(QMainWindow):
         if view is not None and QGuiApplication.focusWindow() is not None:
             view.setFocus(Qt.FocusReason.OtherFocusReason)
 
+    def go_to(self, name: str, key: str) -> None:
+        """Show a row of a panel, out of its filter if that hides it; ``/WORD`` filters the panel instead."""
+        self.show_panel(name)
+        panel = self.panels.get(name)
+        if not isinstance(panel, TablePanel):
+            return
+        if key.startswith("/"):
+            panel.filter.setText(key[1:])
+        elif not panel.view.select_key(key):
+            panel.filter.clear()
+            panel.view.select_key(key)
+
     def _shower(self, name: str) -> Callable[[], None]:
         return lambda: self.show_panel(name)
 
-    # --- looks --------------------------------------------------------------------------------
+    # --- looks and layout ---------------------------------------------------------------------
 
-    def _switch_theme(self) -> None:
-        active().use("light" if active().tokens.name == "dark" else "dark")
-
-    def _switch_colours(self) -> None:
-        active().use(active().tokens.name, blue_orange=not active().blue_orange)
-
-    def _switch_utc(self) -> None:
-        fmt.Times.utc = not fmt.Times.utc
-        for panel in self.panels.values():
-            model = getattr(panel, "model", None)
-            if model is not None:
-                model.load()
+    def _rewrite(self) -> None:
+        """Write every number and time anew."""
+        looks.rewrite(self.panels.values())
         self.tick()
-        self.touch_layout()
-
-    def _scaler(self, step: int) -> Callable[[], None]:
-        return lambda: active().use(active().tokens.name, scale=active().scale + step)
 
     def _on_theme(self) -> None:
         self.setStyleSheet(active().sheet)
@@ -512,64 +553,20 @@ class MainWindow(QMainWindow):
         self.status.restyle()
         for widget in self.findChildren(QWidget):
             widget.update()
-        self.touch_layout()
-
-    # --- layout -------------------------------------------------------------------------------
-
-    def _arranger(self, name: str) -> Callable[[], None]:
-        return lambda: self.arrange(name)
 
     def arrange(self, preset: str) -> None:
         """Put the docks as a preset has them."""
-        self.preset = preset
-        layout.arrange(self, self.docks, preset)
-        self.touch_layout()
-
-    def _reset(self) -> None:
-        for panel in self.panels.values():
-            view = getattr(panel, "view", None)
-            if view is not None:
-                view.reset_columns()
-        self.arrange("trade")
+        self.layouts.arrange(preset)
 
     def _restore(self) -> None:
-        """Take back the saved layout; after show(), or Qt 6 quietly ignores it."""
-        fmt.Times.utc = bool(self.saved.get("utc", False))
-        for name, state in self.saved.get("panels", {}).items():
-            if name in self.panels and isinstance(state, dict):
-                self.panels[name].restore(state)
-        geometry, state = self.saved.get("geometry"), self.saved.get("state")
-        if isinstance(geometry, str):
-            self.restoreGeometry(QByteArray.fromBase64(geometry.encode()))
-        if isinstance(state, str) and self.restoreState(
-            QByteArray.fromBase64(state.encode()), layout.VERSION
-        ):
-            self._banner_bar.setVisible(bool(self.banner.conditions))
-        elif self.preset:
-            self.arrange(self.preset)
+        """Take back how the window was left; after show(), or Qt 6 quietly ignores it."""
+        self.layouts.restore()
+        self._banner_bar.setVisible(bool(self.banner.conditions))
         self.tick()
-
-    def touch_layout(self) -> None:
-        """Note that the layout changed; it is written a moment later."""
-        if self._built and not self.closing:
-            self._saver.start()
 
     def save_layout(self) -> None:
         """Write the layout file."""
-        theme = active()
-        layout.write(
-            self.home,
-            {
-                "theme": theme.tokens.name,
-                "blue_orange": theme.blue_orange,
-                "scale": theme.scale,
-                "utc": fmt.Times.utc,
-                "preset": self.preset,
-                "geometry": bytes(self.saveGeometry().toBase64().data()).decode(),
-                "state": bytes(self.saveState(layout.VERSION).toBase64().data()).decode(),
-                "panels": {name: panel.state() for name, panel in self.panels.items()},
-            },
-        )
+        self.layouts.save()
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -616,10 +613,10 @@ class MainWindow(QMainWindow):
     def finish(self) -> None:
         """Save the layout and ask the application to end."""
         self.closing = True
-        self._saver.stop()
         self._ticker.stop()
+        self.layouts.close()
         if self._built:
-            self.save_layout()
+            self.alarm.close()
         self.close_wanted.emit()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from PySide6.QtCore import QEvent, QObject, Qt
@@ -19,12 +19,18 @@ from PySide6.QtWidgets import (
 
 from engine.client import Row
 from engine.model.enums import ConnectionState
+from gui import formatting as fmt
 from gui.commands import Command
 from gui.desk import Desk
 from gui.table_model import Column, TableModel
 from gui.table_view import TableView, paint_empty
 from gui.theme import active
+from gui.views import View, Views, ViewsButton
 
+FILTER_TIP = (
+    "Words that occur in the row, or terms on columns: symbol:NVDA  state:held,refused  side=buy  age<60  filled>=3\n"
+    "-word: without it.  a|b: one of them.  Quotes keep blanks together.  ( / )"
+)
 CHARTS_AFTER_MS = 60  # pyqtgraph takes 0.3 s to import: first the window, and the engine's start
 
 
@@ -34,13 +40,17 @@ class Caption(QLabel):
     def __init__(
         self, text: str = "", size: float = 11.5, weight: int = 400, tone: str = "muted"
     ) -> None:
-        super().__init__(text)
+        super().__init__(fmt.Privacy.veil(text))
         self.setTextFormat(Qt.TextFormat.PlainText)  # much of it is what brokers said
         self._look = (size, weight)
         self._tone = tone
         self.setForegroundRole(QPalette.ColorRole.WindowText)  # a tool bar would make it a button's
         active().changed.connect(self.restyle)
         self.restyle()
+
+    def setText(self, text: str) -> None:
+        """Show another text; while privacy is on, without the accounts in it."""
+        super().setText(fmt.Privacy.veil(text))
 
     def shrink(self) -> None:
         """Ask for no width of its own: a long text must not widen a dock."""
@@ -69,6 +79,14 @@ class EmptyNote(QWidget):
         self.setAccessibleName(title)
         self.setAccessibleDescription(text)
 
+    def say(self, title: str, text: str) -> None:
+        """Stand for something else."""
+        if (title, text) != (self._title, self._text):
+            self._title, self._text = title, text
+            self.setAccessibleName(title)
+            self.setAccessibleDescription(text)
+            self.update()
+
     def paintEvent(self, _event: QPaintEvent) -> None:
         """Paint title and sentence."""
         painter = QPainter(self)
@@ -83,10 +101,19 @@ class FilterEdit(QLineEdit):
         super().__init__()
         self.setPlaceholderText("Filter")
         self.setAccessibleName(f"Filter {title}")
-        self.setToolTip("Rows in which every word occurs ( / )")
+        self.setToolTip(FILTER_TIP)
         self.setClearButtonEnabled(True)
         self.setMinimumWidth(44)
-        self.setMaximumWidth(active().px(124))
+        self.setMaximumWidth(active().px(180))
+
+    def tell(self, problem: str) -> None:
+        """Mark what was not understood, and say why."""
+        self.setToolTip(problem or FILTER_TIP)
+        self.setAccessibleDescription(problem)
+        if bool(self.property("invalid")) != bool(problem):
+            self.setProperty("invalid", bool(problem))
+            self.style().unpolish(self)
+            self.style().polish(self)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
         """Clear on Escape."""
@@ -141,9 +168,15 @@ class Panel(QWidget):
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what ``state`` returned."""
 
+    def reset(self) -> None:
+        """Give every table its own columns again."""
+        for view in self.findChildren(TableView):
+            view.reset_columns()
+
     def can_command(self) -> bool:
-        """Say whether commands can reach the engine now."""
-        return self.store.connected and self.desk.client is not None
+        """Say whether commands can reach the engine now; in a recorded day there is none."""
+        store = self.store
+        return store.connected and self.desk.client is not None and not store.recorded
 
     def header_tools(self) -> list[QWidget]:
         """Return the widgets of the header row, left to right."""
@@ -157,6 +190,7 @@ class TablePanel(Panel):
     COLUMNS: ClassVar[tuple[Column, ...]] = ()
     SORT: ClassVar[tuple[str, bool]] = ("", False)
     EMPTY: ClassVar[tuple[str, str]] = ("", "")
+    VIEWS: ClassVar[Mapping[str, View]] = {}
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
@@ -166,12 +200,32 @@ class TablePanel(Panel):
         self.view.changed = desk.layout_touched.emit
         self.view.chosen.connect(self.on_chosen)
         self.view.fill_menu = self.fill_menu
+        self.view.fill_header_menu = self._fill_header_menu
         self.filter = FilterEdit(self.TITLE)
         self.filter.textChanged.connect(self._on_filter)
+        self.views = Views(self.VIEWS, self._take_view, self._view_state)
+        self.views_button = ViewsButton(
+            self.TITLE, self.views, self._save_view, desk.layout_touched.emit
+        )
+        self.totals = Caption("", 12, 500, "text")
+        self.totals.setAccessibleName(f"{self.TITLE}: totals of the selected rows")
+        self.totals.setContentsMargins(10, 3, 10, 4)
+        self.totals.shrink()
+        self.totals.hide()
         self.count = Caption()
         self.count.setAccessibleName(f"{self.TITLE}: rows")
         self.sort_by(*self.SORT)
         self.model.attach(self.TABLE)
+        desk.registry.add(
+            Command(f"{self.NAME}.views", f"Views of {self.TITLE}…", self.views_button.showMenu,
+                    "saved filter columns order", "V", "Tables", scope=self.view,
+                    about="Show, save or delete a view: filter, columns and order under a name")
+        )  # fmt: skip
+        desk.registry.add(
+            Command(f"{self.NAME}.columns", f"Columns of {self.TITLE}…", self.view.show_header_menu,
+                    "chooser hide fit freeze reset", "", "Tables",
+                    about="Show, hide, fit, freeze or reset the columns")
+        )  # fmt: skip
 
     def columns(self) -> tuple[Column, ...]:
         """Return the table's columns."""
@@ -190,8 +244,8 @@ class TablePanel(Panel):
             self.model.sort(keys.index(key), order)
 
     def header_tools(self) -> list[QWidget]:
-        """Return tools, count and filter."""
-        return [self.count, *self.tools, self.filter]
+        """Return tools, count, views and filter."""
+        return [self.count, *self.tools, self.views_button, self.filter]
 
     def fill_menu(self, menu: QMenu) -> None:
         """Offer this panel's commands on its rows."""
@@ -204,6 +258,17 @@ class TablePanel(Panel):
     def on_chosen(self) -> None:
         """Take another selection."""
         self.desk.registry.refresh()
+        self.show_totals()
+
+    def show_totals(self) -> None:
+        """Add up what is selected, in a line below the table."""
+        views = sorted(self.findChildren(TableView), key=lambda view: not view.hasFocus())
+        text = next((said for view in views if (said := view.totals())), "")
+        if self.totals.parent() is None:  # whatever a panel is built of, it is the last line
+            self.body.addWidget(self.totals)
+        if self.totals.text() != text:
+            self.totals.setText(text)
+            self.totals.setVisible(bool(text))
 
     def chosen(self) -> list[Row]:
         """Return the selected rows."""
@@ -226,6 +291,9 @@ class TablePanel(Panel):
         text = f"{shown}" if shown == all_rows else f"{shown} of {all_rows}"
         if self.model.waiting:
             text = f"{text}  +{len(self.model.waiting)} waiting"
+        if above := self.view.above():
+            text = f"{text}  {fmt.UP}{above} above"
+        self.show_totals()
         if self.count.text() != text:
             self.count.setText(text)
 
@@ -238,8 +306,28 @@ class TablePanel(Panel):
 
     def _on_filter(self, text: str) -> None:
         self.model.set_filter(text)
+        self.filter.tell(self.model.filter.problem)
         self.tick()
         self.desk.layout_touched.emit()
+
+    # --- views --------------------------------------------------------------------------------
+
+    def _view_state(self) -> dict[str, Any]:
+        return self.view.layout_state() | {"filter": self.filter.text()}
+
+    def _take_view(self, view: View) -> None:
+        self.view.restore_layout(dict(view))
+        self.filter.setText(str(view.get("filter", "")))
+
+    def _save_view(self) -> None:
+        self.desk.ask("save_view", title=self.TITLE, names=self.views.names(), save=self._keep_view)
+
+    def _keep_view(self, name: str) -> None:
+        self.views.save(name)
+        self.desk.layout_touched.emit()
+
+    def _fill_header_menu(self, menu: QMenu) -> None:
+        self.views_button.fill(menu.addMenu("Views"))
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Jump to the filter on ``/``."""
@@ -251,11 +339,12 @@ class TablePanel(Panel):
         return False
 
     def state(self) -> dict[str, Any]:
-        """Keep columns, sorting and filter."""
-        return self.view.layout_state() | {"filter": self.filter.text()}
+        """Keep columns, sorting, filter and saved views."""
+        return self._view_state() | {"views": self.views.saved}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back columns, sorting and filter."""
+        """Take back columns, sorting, filter and saved views."""
+        self.views.restore(state.get("views"))
         self.view.restore_layout(state)
         self.filter.setText(str(state.get("filter", "")))
 

@@ -1,4 +1,4 @@
-"""Tables of live rows: column specifications, the model, and the delegate that paints them.
+"""Tables of live rows: column specifications and the model (``row_delegate`` paints them).
 
 Raw rows stay as they came; text is made only for cells that are looked at, and kept until the row changes. The
 model keeps its own order: new rows and new sort values move rows at most three times a second, and never while
@@ -7,10 +7,9 @@ the pointer is over the table or a menu is open on it, so nothing slides under a
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from time import monotonic
 from typing import Any, Protocol
 
@@ -18,16 +17,15 @@ from PySide6.QtCore import (
     QAbstractTableModel,
     QModelIndex,
     QPersistentModelIndex,
-    QRect,
-    QRectF,
     Qt,
 )
-from PySide6.QtGui import QBrush, QColor, QFont, QFontMetrics, QPainter
+from PySide6.QtGui import QBrush
 from PySide6.QtGui import Qt as RichText
-from PySide6.QtWidgets import QStyledItemDelegate, QStyleOptionViewItem, QWidget
+from PySide6.QtWidgets import QWidget
 
 from engine.client import Row
 from gui import formatting as fmt
+from gui.table_filter import Filter, parse
 from gui.theme import active
 
 Index = QModelIndex | QPersistentModelIndex
@@ -41,7 +39,7 @@ CENTRE = int(Qt.AlignmentFlag.AlignCenter.value)
 HORIZONTAL = Qt.Orientation.Horizontal
 FLASH_S = 0.4
 RESORT_S = 0.34
-PAD = 7
+LOOK_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,8 @@ class Column:
 
     ``kind``: ``text`` (left), ``number`` (right, sorted as a number), ``chip`` (a state in its tone), ``bar`` (a
     share of ``bar``), ``toggle`` (a switch), ``mono`` (identifiers). ``live`` cells are rewritten as time passes.
+    ``measure``: what the filter compares, where that is not the value. ``also``: other names the filter knows it by.
+    ``total``: selected rows are added up: ``all`` of them, or only those of one ``symbol``.
     """
 
     key: str
@@ -65,6 +65,19 @@ class Column:
     live: bool = False
     flash: bool = False
     about: str = ""
+    measure: Callable[[Row], float | None] | None = None
+    also: str = ""
+    total: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what the filter knows it by: title and key, in small letters."""
+        title = self.title.lower().replace(" ", "")
+        return (title, self.key.lower(), self.key.lower().split(".")[0], *self.also.split())
+
+    def measured(self, row: Row) -> float | None:
+        """Return it as a number to compare with."""
+        return self.measure(row) if self.measure else fmt.number(self.value(row))
 
     def value(self, row: Row) -> Any:
         """Return the raw value: what is sorted, exported and compared."""
@@ -72,10 +85,9 @@ class Column:
 
     def write(self, row: Row) -> str:
         """Return the text shown."""
-        if self.text:
-            return self.text(row)
-        value = row.get(self.key)
-        return "" if value is None else str(value)
+        value = self.text(row) if self.text else row.get(self.key)
+        text = "" if value is None else str(value)
+        return fmt.Privacy.veil(text) if fmt.Privacy.on else text
 
     def sort_value(self, row: Row) -> Any:
         """Return what rows are ordered by."""
@@ -118,24 +130,41 @@ class TableModel(QAbstractTableModel):
         self.rows: Rows = {}
         self.order: list[str] = []
         self.pos: dict[str, int] = {}
-        self.sort_column = -1
-        self.descending = False
+        self.sorting: list[
+            tuple[int, bool]
+        ] = []  # column and whether from the top down, first things first
         self.filter_text = ""
+        self.filter = Filter()
         self.keep: Callable[[Row], bool] | None = None
         self.frozen: Callable[[], bool] = bool  # bool() is False
+        self.order_held: Callable[[], bool] = bool  # rows come and go, but none changes places
+        self.row_tone: Callable[[Row], str] | None = None
         self.visible_span: Callable[[], tuple[int, int]] = lambda: (0, len(self.order) - 1)
         self.flashing = True
         self.stale = False
         self.waiting: dict[str, None] = {}
         self.leaving: dict[str, None] = {}  # changed so that they are not kept any more
         self._cells: dict[str, list[str]] = {}
-        self._values: dict[str, Any] = {}  # what rows are ordered by, as of the last look
+        self._values: dict[
+            str, tuple[Any, ...]
+        ] = {}  # what rows are ordered by, as of the last look
         self._flashes: dict[str, dict[int, float]] = {}
         self._flash_columns = tuple(at for at, c in enumerate(columns) if c.flash)
         self._live_columns = tuple(at for at, c in enumerate(columns) if c.live)
         self._sort_due = False
         self._sorted_at = 0.0
         self._stepped_at = 0.0
+        self._looked_at = 0.0
+
+    @property
+    def sort_column(self) -> int:
+        """Return the column rows are sorted by first, -1 for none."""
+        return self.sorting[0][0] if self.sorting else -1
+
+    @property
+    def descending(self) -> bool:
+        """Say whether that column is sorted from the top down."""
+        return bool(self.sorting) and self.sorting[0][1]
 
     # --- feeding ------------------------------------------------------------------------------
 
@@ -188,8 +217,8 @@ class TableModel(QAbstractTableModel):
         at = self.pos[key]
         if not self._kept(key):
             self.leaving[key] = None
-        if self.sort_column >= 0:
-            value = self.columns[self.sort_column].sort_value(self.rows[key])
+        if self.sorting:
+            value = self._value_of(key)
             self._sort_due = self._sort_due or value != self._values.get(key)
             self._values[key] = value
         old = self._cells.pop(key, None)
@@ -199,10 +228,11 @@ class TableModel(QAbstractTableModel):
             self.dataChanged.emit(self.index(at, 0), self.index(at, len(self.columns) - 1))
 
     def _kept(self, key: str) -> bool:
-        return self.keep is None or self.keep(self.rows[key])
+        row = self.rows[key]
+        return (self.keep is None or self.keep(row)) and self.filter.still_holds(row)
 
     def _restless(self) -> bool:
-        sorting = self._sort_due and self.sort_column >= 0
+        sorting = self._sort_due and self.sorting and not self.order_held()
         return bool(sorting or self.waiting or self.leaving or self._flashes)
 
     def _dismiss(self) -> None:
@@ -213,6 +243,8 @@ class TableModel(QAbstractTableModel):
     def _flash(self, key: str, old: list[str]) -> None:
         row = self.rows[key]
         new = self.cells(key)
+        if active().still:
+            return
         hits = {at: monotonic() for at in self._flash_columns if new[at] != old[at] and row}
         if hits:
             self._flashes.setdefault(key, {}).update(hits)
@@ -234,12 +266,15 @@ class TableModel(QAbstractTableModel):
                 self._dismiss()
             if self.waiting:
                 self._admit()
-            if self._sort_due and self.sort_column >= 0 and now - self._sorted_at >= RESORT_S:
+            due = self._sort_due and self.sorting and now - self._sorted_at >= RESORT_S
+            if due and not self.order_held():
                 self.resort()
         return self._restless()
 
     def tick(self) -> None:
         """Rewrite the cells that change with time alone (ages, countdowns), where they are seen."""
+        if self.filter.timed and monotonic() - self._looked_at >= LOOK_AGAIN_S:
+            self._look_again()
         if not self._live_columns or not self.order:
             return
         first, last = self.visible_span()
@@ -255,6 +290,18 @@ class TableModel(QAbstractTableModel):
                     index = self.index(at, column)
                     self.dataChanged.emit(index, index)
 
+    def _look_again(self) -> None:
+        """Let rows come and go that match the filter, or do not, with time alone."""
+        self._looked_at = monotonic()
+        for key, row in self.rows.items():
+            if key in self.pos:
+                if not self._kept(key):
+                    self.leaving[key] = None
+            elif self._passes(row):
+                self.waiting[key] = None
+        if self.leaving or self.waiting:
+            self.apply((), ())
+
     def _touch(self, key: str) -> None:
         at = self.pos.get(key)
         if at is not None:
@@ -268,12 +315,11 @@ class TableModel(QAbstractTableModel):
         self.waiting.clear()
         if not fresh:
             return
-        column = self.sort_column
-        front = self.descending and column >= 0
-        block = self._sorted(fresh) if column >= 0 else fresh
+        front = self.descending
+        block = self._sorted(fresh) if self.sorting else fresh
         at = 0 if front else len(self.order)
         upper, lower = (block, self.order) if front else (self.order, block)
-        if column >= 0 and upper and lower:
+        if self.sorting and upper and lower:
             self._sort_due = self._sort_due or not self._in_order(upper[-1], lower[0])
         self.beginInsertRows(QModelIndex(), at, at + len(block) - 1)
         self._set_order(upper + lower)
@@ -309,38 +355,44 @@ class TableModel(QAbstractTableModel):
         keys = [key for key, row in self.rows.items() if self._passes(row)]
         self._sort_due = False
         self._sorted_at = monotonic()
-        return self._sorted(keys) if self.sort_column >= 0 else keys
+        return self._sorted(keys) if self.sorting else keys
+
+    def _value_of(self, key: str) -> tuple[Any, ...]:
+        row = self.rows[key]
+        return tuple(self.columns[column].sort_value(row) for column, _ in self.sorting)
 
     def _sorted(self, keys: list[str]) -> list[str]:
-        """Sort by the chosen column; rows without a value come last either way."""
-        column, rows, values = self.columns[self.sort_column], self.rows, self._values
+        """Sort by the chosen columns, the last first; rows without a value come last either way."""
+        values, ordered = self._values, keys
         for key in keys:
             if key not in values:
-                values[key] = column.sort_value(rows[key])
-        known = [key for key in keys if values[key] is not None]
-        known.sort(key=values.__getitem__, reverse=self.descending)
-        return known + [key for key in keys if values[key] is None]
+                values[key] = self._value_of(key)
+        for level, (_, descending) in reversed(list(enumerate(self.sorting))):
+            known = [key for key in ordered if values[key][level] is not None]
+            lacking = [key for key in ordered if values[key][level] is None]
+            known.sort(key=lambda key, level=level: values[key][level], reverse=descending)  # type: ignore[misc]
+            ordered = known + lacking
+        return ordered
 
     def _in_order(self, upper: str, lower: str) -> bool:
-        one, other = self._values.get(upper), self._values.get(lower)
-        if one is None or other is None:
-            return other is None
-        return bool(one >= other if self.descending else one <= other)
+        values = zip(self._values.get(upper, ()), self._values.get(lower, ()), strict=False)
+        for (one, other), (_, descending) in zip(values, self.sorting, strict=False):
+            if one is None or other is None:
+                return other is None
+            if one != other:
+                return bool(one > other if descending else one < other)
+        return True
 
     def _passes(self, row: Row) -> bool:
         if self.keep is not None and not self.keep(row):
             return False
-        if not self.filter_text:
-            return True
-        blob = " ".join(column.write(row) for column in self.columns if not column.live).lower()
-        raw = " ".join(str(value) for value in row.values() if isinstance(value, str)).lower()
-        return all(word in blob or word in raw for word in self.filter_text.split())
+        return self.filter.holds(row)
 
     def resort(self) -> None:
         """Put rows in order now, keeping selection and scroll with the rows."""
         self._sort_due = False
         self._sorted_at = monotonic()
-        order = self._sorted(list(self.order)) if self.sort_column >= 0 else list(self.order)
+        order = self._sorted(list(self.order)) if self.sorting else list(self.order)
         if order == self.order:
             return
         self.layoutAboutToBeChanged.emit()
@@ -354,15 +406,20 @@ class TableModel(QAbstractTableModel):
         self.layoutChanged.emit()
 
     def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
-        """Sort by a column (the header's click)."""
-        self.sort_column = column if column < len(self.columns) else -1
+        """Sort by one column (the header's click)."""
+        descending = order is Qt.SortOrder.DescendingOrder
+        self.sort_by([(column, descending)] if 0 <= column < len(self.columns) else [])
+
+    def sort_by(self, sorting: list[tuple[int, bool]]) -> None:
+        """Sort by several columns: each with whether from the top down, first things first."""
+        self.sorting = sorting
         self._values.clear()
-        self.descending = order is Qt.SortOrder.DescendingOrder
         self.resort()
 
     def set_filter(self, text: str) -> None:
-        """Show only rows in which every word of ``text`` occurs."""
-        self.filter_text = text.strip().lower()
+        """Show only rows for which a filter holds (``gui.table_filter``)."""
+        self.filter_text = text.strip()
+        self.filter = parse(self.filter_text, self.columns)
         self.load()
 
     # --- Qt's side ----------------------------------------------------------------------------
@@ -394,6 +451,7 @@ class TableModel(QAbstractTableModel):
         column = self.columns[index.column()]
         key = self.order[index.row()]
         text = column.tip(self.rows[key]) if column.tip else self.cells(key)[index.column()]
+        text = fmt.Privacy.veil(text)
         # A broker's words with a tag in them are shown, not obeyed.
         return (
             RichText.convertFromPlainText(text) if RichText.mightBeRichText(text) else text
@@ -405,15 +463,20 @@ class TableModel(QAbstractTableModel):
             return None
         column = self.columns[section]
         if role == DISPLAY:
-            mark = ""
-            if section == self.sort_column:
-                mark = f" {fmt.DOWN}" if self.descending else f" {fmt.UP}"
-            return column.title + mark
+            return column.title + self._sort_mark(section)
         if role == TOOL_TIP:
             return column.about or column.title
         if role == ALIGN:
             return RIGHT if column.kind == "number" else LEFT
         return None
+
+    def _sort_mark(self, section: int) -> str:
+        """Return a column's arrow, with its place where several are sorted by."""
+        for place, (column, descending) in enumerate(self.sorting, 1):
+            if column == section:
+                number = str(place) if len(self.sorting) > 1 else ""
+                return f" {fmt.DOWN if descending else fmt.UP}{number}"
+        return ""
 
     def cells(self, key: str) -> list[str]:
         """Return the texts of a row, made once until it changes."""
@@ -440,6 +503,19 @@ class TableModel(QAbstractTableModel):
 
     # --- taking it elsewhere ------------------------------------------------------------------
 
+    def totals(self, keys: list[str]) -> list[tuple[str, str]]:
+        """Add up the rows of ``keys``: title and text of each column that can be, quantities of one symbol only."""
+        rows = [self.rows[key] for key in keys if key in self.rows]
+        one_symbol = len({row.get("symbol") for row in rows}) == 1
+        found = []
+        for column in self.columns:
+            if not column.total or (column.total == "symbol" and not one_symbol):
+                continue
+            whole = sum((_exact(column.value(row)) for row in rows), Decimal(0))
+            if whole:
+                found.append((column.title, column.write({column.key: format(whole, "f")})))
+        return found
+
     def as_tsv(self, keys: list[str], columns: list[int]) -> str:
         """Return rows as tab-separated text with a title line, for the clipboard."""
         lines = ["\t".join(self.columns[at].title for at in columns)]
@@ -448,137 +524,11 @@ class TableModel(QAbstractTableModel):
         ]
         return "\n".join(lines)
 
-    def as_csv(self) -> str:
-        """Return every row shown as CSV: raw values, every column, nothing a spreadsheet would run."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([column.key for column in self.columns])
-        for key in self.order:
-            row = self.rows[key]
-            writer.writerow([fmt.csv_cell(column.value(row)) for column in self.columns])
-        return out.getvalue()
 
-
-class RowDelegate(QStyledItemDelegate):
-    """Paints cells straight from the model: no roles, no style option, no widget per cell."""
-
-    def __init__(self, model: TableModel, parent: QWidget) -> None:
-        super().__init__(parent)
-        self.model = model
-        self.current_row: Callable[[], int] = lambda: -1
-        self.chosen: list[
-            tuple[int, int]
-        ] = []  # selected rows; asking each cell's option costs 3 µs
-        self._fonts: dict[str, QFont] = {}
-        self._metrics: dict[str, QFontMetrics] = {}
-        self._elided: dict[tuple[str, int, str], str] = {}
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Take fonts of the theme anew."""
-        theme = active()
-        self._fonts = {
-            "": theme.font(12.5),
-            "chip": theme.font(11.5, 500),
-            "strong": theme.font(12.5, 500),
-        }
-        self._metrics = {name: QFontMetrics(font) for name, font in self._fonts.items()}
-        self._elided.clear()
-
-    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: Index) -> None:
-        """Paint one cell."""
-        model, theme = self.model, active()
-        at, column = index.row(), index.column()
-        if at >= len(model.order):
-            return
-        key = model.order[at]
-        spec = model.columns[column]
-        rect: QRect = option.rect
-        self._ground(painter, rect, at, any(top <= at <= end for top, end in self.chosen))
-        bright = model.flash_of(key, column)
-        if bright > 0:
-            painter.fillRect(rect, theme.color("flash", int(170 * bright)))
-        text = model.cells(key)[column]
-        tone = model.tone(key, column)
-        if spec.kind == "chip":
-            self._chip(painter, rect, text, tone)
-        elif spec.kind == "toggle":
-            self._toggle(painter, rect, text, tone)
-        else:
-            if spec.kind == "bar":
-                share = spec.bar(model.rows.get(key, {})) if spec.bar else None
-                self._bar(painter, rect, share, tone)
-            self._text(painter, rect, text, tone, RIGHT if spec.kind in {"number", "bar"} else LEFT)
-
-    def _ground(self, painter: QPainter, rect: QRect, at: int, selected: bool) -> None:
-        theme = active()
-        if selected:
-            painter.fillRect(rect, theme.colors["selection"])
-        elif at == self.current_row():
-            painter.fillRect(rect, theme.colors["hover"])
-        elif at & 1:
-            painter.fillRect(rect, theme.colors["zebra"])
-
-    def _text(self, painter: QPainter, rect: QRect, text: str, tone: str, align: int) -> None:
-        if not text:
-            return
-        theme = active()
-        color = theme.colors["muted"] if self.model.stale else theme.colors[tone]
-        painter.setPen(color)
-        painter.setFont(self._fonts[""])
-        inner = rect.adjusted(PAD, 0, -PAD, 0)
-        painter.drawText(inner, align, self._fit(text, inner.width(), ""))
-
-    def _fit(self, text: str, width: int, font: str) -> str:
-        found = self._elided.get((text, width, font))
-        if found is None:
-            if len(self._elided) > 20_000:
-                self._elided.clear()
-            found = self._metrics[font].elidedText(text, Qt.TextElideMode.ElideRight, width)
-            self._elided[(text, width, font)] = found
-        return found
-
-    def _chip(self, painter: QPainter, rect: QRect, text: str, tone: str) -> None:
-        if not text:
-            return
-        theme = active()
-        ink = theme.colors["muted"] if self.model.stale or not tone else theme.colors[tone]
-        metrics = self._metrics["chip"]
-        width = min(metrics.horizontalAdvance(text) + 14, rect.width() - 6)
-        height = metrics.height() + 2
-        top = rect.top() + (rect.height() - height) / 2
-        box = QRectF(rect.left() + PAD - 3, top, width, height)
-        ground = QColor(ink)
-        ground.setAlpha(34)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(ground)
-        painter.drawRoundedRect(box, 4, 4)
-        painter.setPen(ink)
-        painter.setFont(self._fonts["chip"])
-        painter.drawText(box, CENTRE, self._fit(text, int(width) - 8, "chip"))
-
-    def _toggle(self, painter: QPainter, rect: QRect, text: str, tone: str) -> None:
-        theme = active()
-        on = text == "On"
-        ink = (
-            theme.colors["muted"] if self.model.stale or not on else theme.colors[tone or "accent"]
-        )
-        box = QRectF(rect.left() + PAD, rect.center().y() - 5.5, 24, 13)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing, True)
-        painter.setPen(Qt.PenStyle.NoPen if on else ink)
-        painter.setBrush(ink if on else Qt.BrushStyle.NoBrush)
-        painter.drawRoundedRect(box, 6.5, 6.5)
-        painter.setBrush(theme.colors["surface"] if on else ink)
-        painter.setPen(Qt.PenStyle.NoPen)
-        left = box.right() - 11.5 if on else box.left() + 2
-        painter.drawEllipse(QRectF(left, box.top() + 2, 9, 9))
-
-    def _bar(self, painter: QPainter, rect: QRect, share: float | None, tone: str) -> None:
-        if share is None or share <= 0:
-            return
-        theme = active()
-        inner = rect.adjusted(3, 4, -3, -4)
-        width = max(2, round(inner.width() * min(share, 1.0)))
-        color = theme.color("muted" if self.model.stale else tone or "accent", 46)
-        painter.fillRect(QRect(inner.left(), inner.top(), width, inner.height()), color)
+def _exact(value: object) -> Decimal:
+    """Return a cell's number without rounding; what is none counts nothing."""
+    try:
+        number = Decimal(str(value))
+    except InvalidOperation:
+        return Decimal(0)
+    return number if number.is_finite() else Decimal(0)

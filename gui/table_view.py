@@ -18,14 +18,16 @@ from PySide6.QtGui import (
 )
 from PySide6.QtWidgets import (
     QAbstractItemView,
-    QFileDialog,
     QHeaderView,
     QMenu,
+    QStyleOptionViewItem,
     QTableView,
     QWidget,
 )
 
-from gui.table_model import RowDelegate, TableModel
+from gui.row_delegate import RowDelegate
+from gui.table_header import TableHeader
+from gui.table_model import TableModel
 from gui.theme import active
 
 SELECT_ROWS = QAbstractItemView.SelectionBehavior.SelectRows
@@ -33,6 +35,7 @@ EXTENDED = QAbstractItemView.SelectionMode.ExtendedSelection
 ONLY_THIS_ROW = (
     QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
 )
+FIT_ROWS = 50  # looked at for a width, where fewer are in sight
 PER_PIXEL = QAbstractItemView.ScrollMode.ScrollPerPixel
 
 
@@ -57,6 +60,7 @@ class TableView(QTableView):
     chosen = Signal()  # the selection is another
     toggled = Signal(str, str)  # row key, column key: a switch was clicked
     activated_key = Signal(str)
+    export_wanted = Signal()
 
     def __init__(self, model: TableModel, name: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -68,15 +72,19 @@ class TableView(QTableView):
         self.fill_menu: Callable[[QMenu], None] | None = None
         self.menu_guard: Callable[[QMenu], None] | None = None
         self.changed: Callable[[], None] | None = None
+        self.fill_header_menu: Callable[[QMenu], None] | None = None
         self._menu_open = False
         self._hover = -1
         self._rows = RowDelegate(model, self)
         self._rows.current_row = lambda: self._hover
         self._set_up()
         model.frozen = self.is_frozen
+        model.order_held = self.is_order_held
         model.visible_span = self.span
         self.setModel(model)
         self._set_up_header()
+        model.rowsInserted.connect(self._hold_place)
+        model.dataChanged.connect(self._freshen_frozen)
         self.selectionModel().selectionChanged.connect(lambda *_: self.chosen.emit())
         self.activated.connect(self._on_activated)
         active().changed.connect(self.restyle)
@@ -99,7 +107,8 @@ class TableView(QTableView):
         self.verticalHeader().setMinimumSectionSize(12)
 
     def _set_up_header(self) -> None:
-        header = self.horizontalHeader()
+        header = self.header = TableHeader(self)
+        self.setHorizontalHeader(header)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setSectionsMovable(True)
         header.setSectionsClickable(True)
@@ -108,7 +117,7 @@ class TableView(QTableView):
         header.setMinimumSectionSize(28)
         header.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         header.customContextMenuRequested.connect(self._header_menu)
-        header.sectionClicked.connect(self._on_header)
+        header.sort_wanted.connect(self._on_header)
         header.sectionResized.connect(lambda *_: self._note_change())
         header.sectionMoved.connect(lambda *_: self._note_change())
         self.reset_columns()
@@ -134,6 +143,23 @@ class TableView(QTableView):
     def is_frozen(self) -> bool:
         """Say whether rows must hold still: pointer over them, or a menu open on them."""
         return self._menu_open or (self._hover >= 0 and self.viewport().underMouse())
+
+    def is_order_held(self) -> bool:
+        """Say whether no row may change places: rows are selected, and the keys act on them."""
+        return self.hasFocus() and self.selectionModel().hasSelection()
+
+    def _hold_place(self, _parent: QModelIndex, first: int, last: int) -> None:
+        """Keep what is being worked on where it is on screen when rows come above it."""
+        at = self.currentIndex().row()
+        if self.is_order_held() and first <= at:
+            bar, height = self.verticalScrollBar(), self.verticalHeader().defaultSectionSize()
+            target = bar.value() + (last - first + 1) * height
+            self.updateGeometries()  # the bar's range does not know the new rows yet
+            bar.setValue(target)
+
+    def above(self) -> int:
+        """Return how many rows came above the first in sight while the order was held."""
+        return self.span()[0] if self.is_order_held() else 0
 
     def chosen_keys(self) -> list[str]:
         """Return the keys of the selected rows, from top to bottom."""
@@ -185,7 +211,10 @@ class TableView(QTableView):
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
         """Flip a switch that is clicked; else select."""
-        index = self.indexAt(event.position().toPoint())
+        where = event.position().toPoint()
+        index = self.indexAt(where)
+        if where.x() < self.header.frozen_width():  # what is clicked is what is seen
+            index = self.table.index(index.row(), self.header.first())
         if index.isValid() and event.button() is Qt.MouseButton.LeftButton:
             column = self.table.columns[index.column()]
             if column.kind == "toggle":
@@ -194,7 +223,11 @@ class TableView(QTableView):
         super().mousePressEvent(event)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Copy with the platform's copy keys."""
+        """Copy with the platform's copy keys; Escape lets go of the selection, and the order move again."""
+        if event.key() == Qt.Key.Key_Escape and self.selectionModel().hasSelection():
+            self.clearSelection()
+            self.table.store.animate(self.table.step)
+            return
         if event.matches(QKeySequence.StandardKey.Copy):
             self.copy()
             return
@@ -209,7 +242,7 @@ class TableView(QTableView):
         if not menu.isEmpty():
             menu.addSeparator()
         menu.addAction("Copy", self.copy)
-        menu.addAction("Export table as CSV…", self.export_csv)
+        menu.addAction("Export table…", self.export_wanted.emit)
         self._open_menu(menu, event.globalPos())
 
     def _open_menu(self, menu: QMenu, where: QPoint) -> None:
@@ -228,7 +261,10 @@ class TableView(QTableView):
         ranges = self.selectionModel().selection()
         chosen = (ranges.at(at) for at in range(ranges.count()))
         self._rows.chosen = [(part.top(), part.bottom()) for part in chosen]
+        self._rows.first = self.header.first()
         super().paintEvent(event)
+        if width := self.header.frozen_width():
+            self._paint_frozen(width)
         if self.table.order or not self.empty_title:
             return
         filtered = bool(self.table.filter_text)
@@ -238,6 +274,36 @@ class TableView(QTableView):
         paint_empty(painter, self.viewport().rect().adjusted(24, 8, -24, -8), title, text)
         painter.end()
 
+    def _paint_frozen(self, width: int) -> None:
+        """Paint the first column once more, over what is scrolled below it."""
+        painter = QPainter(self.viewport())
+        option, column = QStyleOptionViewItem(), self.header.first()
+        height = self.verticalHeader().defaultSectionSize()
+        first, last = self.span()
+        ground = self.palette().base()
+        for at in range(first, min(last, len(self.table.order) - 1) + 1):
+            option.rect = QRect(0, self.rowViewportPosition(at), width, height)
+            painter.fillRect(option.rect, ground)
+            painter.setClipRect(option.rect)
+            self._rows.paint(painter, option, self.table.index(at, column))
+        painter.setClipping(False)
+        painter.fillRect(QRect(width - 1, 0, 1, self.viewport().height()), active().colors["line"])
+        painter.end()
+
+    def _freshen_frozen(self, upper: QModelIndex, lower: QModelIndex) -> None:
+        """Paint frozen cells whose own place is scrolled out of sight."""
+        if width := self.header.frozen_width():
+            top = self.rowViewportPosition(upper.row())
+            height = (lower.row() - upper.row() + 1) * self.verticalHeader().defaultSectionSize()
+            self.viewport().update(QRect(0, top, width, height))
+
+    def scrollContentsBy(self, dx: int, dy: int) -> None:
+        """Scroll; pixels that were moved sideways do not take the frozen column along."""
+        super().scrollContentsBy(dx, dy)
+        if dx and self.header.frozen:
+            self.viewport().update()
+            self.header.viewport().update()
+
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Keep cells in sight fresh."""
         super().resizeEvent(event)
@@ -245,29 +311,69 @@ class TableView(QTableView):
 
     # --- columns ------------------------------------------------------------------------------
 
-    def _on_header(self, column: int) -> None:
-        ascending, descending = Qt.SortOrder.AscendingOrder, Qt.SortOrder.DescendingOrder
+    def _on_header(self, column: int, more: bool) -> None:
+        """Sort by a column, or with Shift as well by it; once more turns it round, a third Shift lets it go."""
         model = self.table
-        again = column == model.sort_column
-        first = descending if model.columns[column].kind in {"number", "bar"} else ascending
-        other = ascending if first is descending else descending
-        now = descending if model.descending else ascending
-        model.sort(column, other if again and now is first else first)
-        self.horizontalHeader().viewport().update()
+        first = model.columns[column].kind in {"number", "bar"}  # the largest on top
+        now = dict(model.sorting).get(column)
+        if not more:
+            model.sort_by([(column, not first if now is first else first)])
+        elif now is None:
+            model.sort_by([*model.sorting, (column, first)])
+        elif now is first:
+            model.sort_by([(at, not down if at == column else down) for at, down in model.sorting])
+        else:
+            model.sort_by([(at, down) for at, down in model.sorting if at != column])
+        self.header.viewport().update()
         self._note_change()
 
     def _header_menu(self, where: QPoint) -> None:
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         menu.setAccessibleName("Columns")
+        here = self.header.logicalIndexAt(where)
+        if here >= 0:
+            title = self.table.columns[here].title
+            menu.addAction(f"Hide {title}", lambda: self.show_column(here, False))
+            menu.addAction(f"Fit {title}", lambda: self.fit_columns([here]))
+        menu.addAction("Fit all columns", self.fit_columns)
+        freeze = menu.addAction("Freeze first column")
+        freeze.setCheckable(True)
+        freeze.setChecked(self.header.frozen)
+        freeze.toggled.connect(self.freeze_first)
+        menu.addAction("Reset columns", self.reset_columns)
+        if self.fill_header_menu:
+            self.fill_header_menu(menu)
+        menu.addSeparator()
         for at, column in enumerate(self.table.columns):
             action = menu.addAction(column.title or column.key)
+            action.setToolTip(column.about)
             action.setCheckable(True)
             action.setChecked(not self.isColumnHidden(at))
             action.toggled.connect(lambda on, at=at: self.show_column(at, on))
-        menu.addSeparator()
-        menu.addAction("Reset columns", self.reset_columns)
-        self._open_menu(menu, self.horizontalHeader().mapToGlobal(where))
+        self._open_menu(menu, self.header.mapToGlobal(where))
+
+    def show_header_menu(self) -> None:
+        """Open the columns' menu by key."""
+        self._header_menu(QPoint(8, self.header.height() - 2))
+
+    def fit_columns(self, columns: list[int] | None = None) -> None:
+        """Make columns as wide as what they show now (the title and the rows in sight); ``None``: every one shown."""
+        first, last = self.span()
+        keys = self.table.order[max(first, 0) : max(last, FIT_ROWS) + 1]
+        for at in range(len(self.table.columns)) if columns is None else columns:
+            if not self.isColumnHidden(at):
+                texts = [self.table.cells(key)[at] for key in keys]
+                title = str(self.table.headerData(at, Qt.Orientation.Horizontal))
+                self.header.resizeSection(at, self._rows.width_of(title, texts))
+        self._note_change()
+
+    def freeze_first(self, on: bool) -> None:
+        """Keep the first column in sight while the others scroll, or let it scroll with them."""
+        self.header.frozen = on
+        self.viewport().update()
+        self.header.viewport().update()
+        self._note_change()
 
     def show_column(self, at: int, on: bool) -> None:
         """Show or hide a column; the last one stays."""
@@ -283,7 +389,7 @@ class TableView(QTableView):
             header.moveSection(header.visualIndex(at), at)
             header.resizeSection(at, active().px(column.width))
             self.setColumnHidden(at, not column.visible)
-        self._note_change()
+        self.freeze_first(False)
 
     def _note_change(self) -> None:
         if self.changed:
@@ -294,7 +400,7 @@ class TableView(QTableView):
         header, columns = self.horizontalHeader(), self.table.columns
         order = sorted(range(len(columns)), key=header.visualIndex)
         hidden = [columns[at].key for at in order if self.isColumnHidden(at)]
-        sort = columns[self.table.sort_column].key if self.table.sort_column >= 0 else ""
+        sorting = [(columns[at].key, down) for at, down in self.table.sorting]
         return {
             "order": [columns[at].key for at in order],
             "widths": {
@@ -303,8 +409,10 @@ class TableView(QTableView):
                 if not self.isColumnHidden(at)
             },
             "hidden": hidden,
-            "sort": sort,
+            "sort": sorting[0][0] if sorting else "",
             "descending": self.table.descending,
+            "then": sorting[1:],
+            "frozen": self.header.frozen,
         }
 
     def restore_layout(self, state: dict[str, Any]) -> None:
@@ -319,10 +427,19 @@ class TableView(QTableView):
         if "hidden" in state:
             for key, at in by_key.items():
                 self.setColumnHidden(at, key in state["hidden"])
+        self.freeze_first(bool(state.get("frozen")))
         if state.get("sort") in by_key:
-            down = bool(state.get("descending"))
-            order = Qt.SortOrder.DescendingOrder if down else Qt.SortOrder.AscendingOrder
-            self.table.sort(by_key[state["sort"]], order)
+            more = [then for then in state.get("then", ()) if len(then) == 2]
+            asked = [(state["sort"], state.get("descending")), *more]
+            self.table.sort_by([(by_key[key], bool(down)) for key, down in asked if key in by_key])
+
+    def totals(self) -> str:
+        """Return the sums of the selected rows as a line, empty for fewer than two."""
+        keys = self.chosen_keys()
+        if len(keys) < 2:
+            return ""
+        parts = [f"{title} {text}" for title, text in self.table.totals(keys)]
+        return "   ".join([f"{len(keys)} selected", *parts])
 
     # --- taking it elsewhere ------------------------------------------------------------------
 
@@ -334,17 +451,3 @@ class TableView(QTableView):
         keys = self.chosen_keys()
         if keys:
             QGuiApplication.clipboard().setText(self.table.as_tsv(keys, columns))
-
-    def export_csv(self) -> None:
-        """Ask for a file and write every row shown to it as CSV."""
-        dialog = QFileDialog(self, "Export as CSV")
-        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
-        dialog.setDefaultSuffix("csv")
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.fileSelected.connect(self.write_csv)
-        dialog.open()
-
-    def write_csv(self, path: str) -> None:
-        """Write every row shown to a file as CSV (UTF-8 with a mark, as spreadsheets expect)."""
-        with open(path, "w", encoding="utf-8-sig", newline="") as file:
-            file.write(self.table.as_csv())

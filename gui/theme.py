@@ -1,4 +1,4 @@
-"""How the desk looks: tokens for two themes, one palette, a little QSS for shape, fonts and icons.
+"""How the desk looks: tokens for four themes, schemes of profit and loss, a palette, QSS for shape, fonts, icons.
 
 Colour comes from ``QPalette`` and from delegates that ask ``active()``; QSS only shapes. Meaning is never carried
 by colour alone: every coloured number has a sign or a glyph beside it.
@@ -51,6 +51,13 @@ class Tokens:
     zebra: str
     hover: str
     flash: str
+    gain: str = ""  # profit, buying
+    loss: str = ""  # loss, selling
+
+    @property
+    def dark(self) -> bool:
+        """Say whether light ink stands on dark ground."""
+        return luminance(self.surface) < luminance(self.text)
 
 
 DARK = Tokens(
@@ -70,7 +77,7 @@ DARK = Tokens(
     crit="#FF7A6B",
     kill="#D22B2B",
     on_kill="#FFFFFF",
-    selection="#1D3658",
+    selection="#142841",
     zebra="#141922",
     hover="#1B222D",
     flash="#2B5C8F",
@@ -84,34 +91,134 @@ LIGHT = Tokens(
     line="#E0E5EC",
     edge="#BFC8D4",
     text="#141B26",
-    muted="#536072",
-    accent="#0B5FCC",
+    muted="#4C5869",
+    accent="#0A55B8",
     on_accent="#FFFFFF",
-    pos="#08734A",
-    neg="#B92222",
-    warn="#855400",
-    crit="#B3241B",
+    pos="#07663F",
+    neg="#AD1C1C",
+    warn="#774B00",
+    crit="#A81F17",
     kill="#C81E1E",
     on_kill="#FFFFFF",
-    selection="#D3E5FC",
+    selection="#DCEAFD",
     zebra="#F9FAFC",
     hover="#EEF3F9",
     flash="#A9CFFA",
 )
 
-BLUE_ORANGE = {
-    "dark": {"pos": "#62B6FF", "neg": "#FF9F4A"},
-    "light": {"pos": "#0B5FCC", "neg": "#9C4400"},
-}
-"""Profit and loss for eyes that do not tell green from red."""
+CONTRAST_DARK = Tokens(
+    name="contrast_dark",
+    window="#000000",
+    surface="#000000",
+    raised="#0D0D0D",
+    line="#7A7A7A",
+    edge="#FFFFFF",
+    text="#FFFFFF",
+    muted="#E0E0E0",
+    accent="#7CC4FF",
+    on_accent="#000000",
+    pos="#4DFFB0",
+    neg="#FF9C9C",
+    warn="#FFD84D",
+    crit="#FFA899",
+    kill="#C40000",
+    on_kill="#FFFFFF",
+    selection="#00325C",
+    zebra="#000000",
+    hover="#1A1A1A",
+    flash="#004A80",
+)
 
-CONTRAST_PAIRS: tuple[tuple[str, str], ...] = tuple(
-    [(ink, ground) for ink in ("text", "muted", "pos", "neg", "warn", "crit", "accent")
-     for ground in ("window", "surface", "raised", "zebra", "hover")]
-    + [(ink, "selection") for ink in ("text", "pos", "neg", "warn", "crit", "accent")]
-    + [("on_accent", "accent"), ("on_kill", "kill")]
-)  # fmt: skip
-"""Ink on ground as it is painted; each must reach 4.5:1 in every theme (a test says so)."""
+CONTRAST_LIGHT = Tokens(
+    name="contrast_light",
+    window="#FFFFFF",
+    surface="#FFFFFF",
+    raised="#FFFFFF",
+    line="#5A5A5A",
+    edge="#000000",
+    text="#000000",
+    muted="#1F1F1F",
+    accent="#003E8A",
+    on_accent="#FFFFFF",
+    pos="#004D2E",
+    neg="#7D0000",
+    warn="#4F3200",
+    crit="#7A0A00",
+    kill="#A80000",
+    on_kill="#FFFFFF",
+    selection="#CFE4FF",
+    zebra="#FFFFFF",
+    hover="#EDEDED",
+    flash="#BBDDFF",
+)
+
+THEMES: dict[str, Tokens] = {
+    tokens.name: tokens for tokens in (DARK, LIGHT, CONTRAST_DARK, CONTRAST_LIGHT)
+}
+SYSTEM = "system"
+"""The theme that follows the operating system's."""
+
+PRICE_SCHEMES: tuple[str, ...] = ("green_red", "red_green", "blue_orange")
+"""Profit and loss: green and red, the other way round (East Asia), or for eyes that do not tell the two apart."""
+_BLUE_ORANGE = {
+    "dark": {"pos": "#62B6FF", "neg": "#FF9F4A"},
+    "light": {"pos": "#0A55B8", "neg": "#8A3C00"},
+    "contrast_dark": {"pos": "#8CCBFF", "neg": "#FFB066"},
+    "contrast_light": {"pos": "#003E8A", "neg": "#7A2E00"},
+}
+
+INKS = ("text", "muted", "pos", "neg", "warn", "crit", "accent", "gain", "loss")
+GROUNDS = ("window", "surface", "raised", "zebra", "hover", "selection")
+TINTED = ("pos", "neg", "warn", "crit", "accent", "muted", "gain", "loss")
+CHIP_ALPHA, BANNER_ALPHA, FLASH_ALPHA = 34, 36, 170
+"""How strongly a state's tone tints its chip, a banner its bar, a change its cell (of 255)."""
+
+
+def blend(over: str, ground: str, alpha: int) -> str:
+    """Return ``over`` at ``alpha`` of 255 painted on ``ground``."""
+    return _mix(ground, over, alpha / 255)
+
+
+def contrast_pairs(tokens: Tokens) -> list[tuple[str, str, str]]:
+    """Return what is written on what in a theme: a name, the ink and the ground as they come out.
+
+    Every ink on every plain ground; chips and banners, whose ground is a tint of their own ink; and inverse words.
+    A test asks each for 4.5:1.
+    """
+    color = {field.name: str(getattr(tokens, field.name)) for field in fields(tokens)}
+    pairs = [
+        (f"{ink} on {ground}", color[ink], color[ground]) for ink in INKS for ground in GROUNDS
+    ]
+    for ink in TINTED:
+        pairs += [
+            (f"{ink} chip on {ground}", color[ink], blend(color[ink], color[ground], CHIP_ALPHA))
+            for ground in ("surface", "zebra", "hover", "selection")
+        ]
+        pairs.append((f"surface on {ink} badge", color["surface"], color[ink]))
+        banner = blend(color[ink], color["surface"], BANNER_ALPHA)
+        pairs += [(f"{word} on {ink} banner", color[word], banner) for word in ("text", "muted")]
+    pairs.append(
+        ("text on flash", color["text"], blend(color["flash"], color["surface"], FLASH_ALPHA))
+    )
+    return [
+        *pairs,
+        ("on_accent", color["on_accent"], color["accent"]),
+        ("on_kill", color["on_kill"], color["kill"]),
+    ]
+
+
+def priced(tokens: Tokens, prices: str) -> Tokens:
+    """Return a theme's tokens in a colour scheme of profit and loss.
+
+    ``gain`` and ``loss`` are the money's; ``pos`` and ``neg`` also say ``good`` and ``bad`` of states and follow them
+    in the blue and orange scheme alone: an order filled is no gain, and a lost link stays red in Tokyo.
+    """
+    if prices == "blue_orange":
+        pair = _BLUE_ORANGE[tokens.name]
+        return replace(tokens, **pair, gain=pair["pos"], loss=pair["neg"])
+    if prices == "red_green":
+        return replace(tokens, gain=tokens.neg, loss=tokens.pos)
+    return replace(tokens, gain=tokens.pos, loss=tokens.neg)
 
 
 def luminance(color: str) -> float:
@@ -128,16 +235,23 @@ def contrast(one: str, other: str) -> float:
 
 
 class Theme(QObject):
-    """The theme in force; emits ``changed`` when colours or text size change."""
+    """The looks in force; emits ``changed`` when colours, text size, density or motion change.
+
+    ``choice`` is the theme asked for, which may be ``system``; ``tokens`` are the colours it comes to.
+    """
 
     changed = Signal()
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokens = DARK
-        self.blue_orange = False
+        self.choice = DARK.name
+        self.prices = PRICE_SCHEMES[0]
         self.scale = 100
+        self.compact = False
+        self.still = False  # nothing flashes or fades
+        self.tokens = priced(DARK, self.prices)
         self.colors: dict[str, QColor] = {}
+        self._follows = False
         self._fill()
 
     def _fill(self) -> None:
@@ -153,14 +267,23 @@ class Theme(QObject):
             return found
         return QColor(found.red(), found.green(), found.blue(), alpha)
 
-    def use(self, name: str, *, blue_orange: bool | None = None, scale: int | None = None) -> None:
-        """Switch theme, colour scheme and text size (percent), and repaint everything."""
-        if blue_orange is not None:
-            self.blue_orange = blue_orange
-        if scale is not None:
-            self.scale = max(80, min(scale, 160))
-        tokens = LIGHT if name == "light" else DARK
-        self.tokens = replace(tokens, **BLUE_ORANGE[tokens.name]) if self.blue_orange else tokens
+    def use(
+        self,
+        choice: str | None = None,
+        *,
+        prices: str | None = None,
+        scale: int | None = None,
+        compact: bool | None = None,
+        still: bool | None = None,
+    ) -> None:
+        """Change looks and repaint everything; what is not given stays. ``scale`` is in percent, 80 to 160."""
+        self.choice = self.choice if choice is None else choice
+        self.prices = self.prices if prices is None else prices
+        self.scale = self.scale if scale is None else max(80, min(scale, 160))
+        self.compact = self.compact if compact is None else compact
+        self.still = self.still if still is None else still
+        name = self._of_system() if self.choice == SYSTEM else self.choice
+        self.tokens = priced(THEMES.get(name, DARK), self.prices)
         self._fill()
         _icon.cache_clear()
         app = QApplication.instance()
@@ -168,6 +291,26 @@ class Theme(QObject):
             app.setPalette(_palette(self.tokens))
             app.setFont(self.font())
         self.changed.emit()
+
+    def _of_system(self) -> str:
+        """Return the system's theme, and follow it from now on; dark where it does not say."""
+        if QGuiApplication.instance() is None:
+            return DARK.name
+        hints = QGuiApplication.styleHints()
+        if not self._follows:
+            self._follows = True
+            hints.colorSchemeChanged.connect(self._system_changed)
+        light = hints.colorScheme() is Qt.ColorScheme.Light
+        return LIGHT.name if light else DARK.name
+
+    def _system_changed(self) -> None:
+        if self.choice == SYSTEM:
+            self.use()
+
+    @property
+    def blue_orange(self) -> bool:
+        """Say whether profit is blue and loss orange."""
+        return self.prices == "blue_orange"
 
     @property
     def sheet(self) -> str:
@@ -189,7 +332,7 @@ class Theme(QObject):
     @property
     def row_height(self) -> int:
         """Return the height of a table row in pixels."""
-        return self.px(12.5) + 10
+        return self.px(12.5) + (7 if self.compact else 10)
 
 
 _active: list[Theme] = []
@@ -247,7 +390,7 @@ def _mix(one: str, other: str, share: float) -> str:
 def _qss(t: Tokens, px: int) -> str:
     small = max(9, px - 1)
     faint = _mix(t.muted, t.surface, 0.45)
-    dark = t.name == "dark"
+    dark = t.dark
     field, off = (t.window, t.surface) if dark else (t.surface, t.raised)  # on, off
     return f"""
 QMainWindow::separator {{ background: {t.window}; width: 4px; height: 4px; }}
@@ -306,9 +449,11 @@ QPushButton[variant="flat"]:checked {{ color: {t.text}; background: {t.selection
 QPushButton[variant="flat"]:focus {{ border-color: {t.accent}; }}
 QLineEdit:disabled, QComboBox:disabled {{ color: {faint}; background: {off}; border-color: {t.line}; }}
 QComboBox::down-arrow {{ image: url({_url("chevron")}); width: 10px; height: 10px; }}
-QListView::indicator, QMenu::indicator {{ width: 13px; height: 13px; border: 1px solid {t.muted}; border-radius: 3px; }}
+QCheckBox::indicator, QListView::indicator, QMenu::indicator {{ width: 13px; height: 13px;
+  border: 1px solid {t.muted}; border-radius: 3px; }}
 QMenu::indicator {{ margin-left: 6px; }}
-QListView::indicator:checked, QMenu::indicator:checked {{ background: #1450A0;
+QCheckBox::indicator:focus {{ border: 2px solid {t.accent}; }}
+QCheckBox::indicator:checked, QListView::indicator:checked, QMenu::indicator:checked {{ background: #1450A0;
   border-color: {t.accent}; image: url({_url("tick")}); }}
 QListView {{ background: {field}; border: 1px solid {t.line}; border-radius: 4px; }}
 QDialog {{ background: {t.surface}; }}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PySide6.QtCore import QEvent, QObject, QRect, QRectF, Qt, QTimer, Signal
 from PySide6.QtGui import QEnterEvent, QFontMetrics, QMouseEvent, QPainter, QPaintEvent
-from PySide6.QtWidgets import QWidget
+from PySide6.QtWidgets import QPushButton, QWidget
 
 from gui.notifications import Notice, Notifier
 from gui.theme import active
@@ -30,13 +30,43 @@ class Toast(QWidget):
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._leave)
+        self._seconds = QTimer(self)  # of a button that is offered for a time
+        self._seconds.setInterval(200)
+        self._seconds.timeout.connect(self._count)
+        self.button: QPushButton | None = self._make_button() if notice.act else None
         self.renew()
 
     def renew(self) -> None:
         """Measure again and start the time anew."""
         self.setFixedSize(WIDTH, self._height())
-        self._timer.start(STAY_MS[self.notice.severity])
+        self._timer.start(self.notice.stay_ms or STAY_MS[self.notice.severity])
+        if self.button is not None:
+            size = self.button.sizeHint()
+            self.button.setGeometry(34, self.height() - size.height() - 8, *size.toTuple())
         self.update()
+
+    def _make_button(self) -> QPushButton:
+        button = QPushButton(self._label(self.notice.stay_ms), self)
+        button.setObjectName("toast.action")
+        button.setAccessibleName(f"{self.notice.action}: {self.notice.title}")
+        button.setFocusPolicy(
+            Qt.FocusPolicy.TabFocus
+        )  # it must not take the keys from what one types in
+        button.clicked.connect(self._act)
+        self._seconds.start()
+        return button
+
+    def _label(self, left_ms: int) -> str:
+        return f"{self.notice.action} ({max(1, -(-left_ms // 1000))} s)"
+
+    def _count(self) -> None:
+        if self.button is not None:
+            self.button.setText(self._label(self._timer.remainingTime()))
+
+    def _act(self) -> None:
+        if self.notice.act is not None:
+            self.notice.act()
+        self._leave()
 
     def _leave(self) -> None:
         self.gone.emit(self)
@@ -45,6 +75,10 @@ class Toast(QWidget):
         return QRect(34, active().px(13) + 16, WIDTH - 46, height)
 
     def _height(self) -> int:
+        room = self.button.sizeHint().height() + 8 if self.button is not None else 0
+        return self._text_height() + room
+
+    def _text_height(self) -> int:
         if not self.notice.text:
             return active().px(13) + 24
         metrics = QFontMetrics(active().font(12))
@@ -82,12 +116,14 @@ class Toast(QWidget):
 
     def enterEvent(self, event: QEnterEvent) -> None:
         """Stay while being read."""
-        self._timer.stop()
+        if self.notice.act is None:  # what is offered for a time ends with it
+            self._timer.stop()
         super().enterEvent(event)
 
     def leaveEvent(self, event: QEvent) -> None:
         """Count again."""
-        self._timer.start(STAY_MS[self.notice.severity])
+        if self.notice.act is None:
+            self._timer.start(STAY_MS[self.notice.severity])
         super().leaveEvent(event)
 
     def mousePressEvent(self, _event: QMouseEvent) -> None:
@@ -109,6 +145,8 @@ class Toaster(QObject):
         """Show a notice."""
         for toast in self.toasts:
             known = toast.notice
+            if known.act or notice.act:
+                continue  # each offer is its own
             if (known.severity, known.title) == (notice.severity, notice.title):
                 notice.times = known.times + 1
                 toast.notice = notice

@@ -20,13 +20,21 @@ SOON_S = 1_800.0
 """A session that ends within this is to be renewed (engine.readiness says so too)."""
 MARKS = {"crit": "✕", "warn": "▲", "muted": "○"}
 LOG_IN, ENABLE, RESUME, REARM, RELOAD = "log_in", "enable", "resume", "rearm", "reload"
+LIMITS, UNKNOWN, COMPARE = "limits", "unknown", "reconciliation"
 BUTTONS = {
     LOG_IN: "Log in…",
     ENABLE: "Switch on",
     RESUME: "Resume",
     REARM: "Lift…",
     RELOAD: "Reload accounts",
+    LIMITS: "Set limits…",
+    UNKNOWN: "Show them",
+    COMPARE: "Show it",
 }
+_ACTIONS = {"SESSION_ENDED": LOG_IN, "SESSION_ENDS": LOG_IN, "LIMITS_UNSET": LIMITS, "OUTCOME_UNKNOWN": UNKNOWN,
+            "DISK_FULL": "", "NOT_RECONCILED": "", "RATE": ""}  # fmt: skip
+"""What mends a need of the engine's, by its code; a line of the reconciliation's for those that are not here."""
+_CRITICAL = frozenset({"DISK_FULL", "SESSION_ENDED", "LIMITS_UNSET"})
 _MENDING = {
     LOG_IN: "log in; the account connects by itself",
     RELOAD: "mend its credentials and import the account again, or reload the accounts",
@@ -77,9 +85,11 @@ def session_left(row: Row, age_of: Ages) -> float | None:
 def items(rows: Tables, age_of: Ages) -> list[Item]:
     """Return everything there is to do, worst first; accounts switched off come last."""
     found = [*map(_latch, _open_latches(rows(tables.HALTS).values()))]
-    found += _services(rows(tables.ENGINE).get("engine", {}))
+    engine = rows(tables.ENGINE).get("engine", {})
+    found += _services(engine)
+    found += [_need(need, "engine", "") for need in engine.get("needs") or ()]
     accounts = rows(tables.ACCOUNTS).values()
-    found += _together(item for row in accounts if (item := _account(row, age_of)))
+    found += _together(item for row in accounts for item in _account(row, age_of))
     return sorted(found, key=lambda item: _TONES.index(item.tone))
 
 
@@ -101,6 +111,8 @@ def _latch(row: Row) -> Item:
     todo = (
         "resume it when entries may go out again" if paused else "lift it when it is safe to go on"
     )
+    if str(row.get("reason") or "").startswith("CLOCK"):
+        todo = "put this machine's clock right; entries go on by themselves once it agrees"
     return Item(
         "warn" if paused else "crit", what, todo, (scope,), RESUME if paused else REARM, state
     )
@@ -115,15 +127,40 @@ def _services(engine: Row) -> list[Item]:
     ]  # fmt: skip
 
 
-def _account(row: Row, age_of: Ages) -> Item | None:
+def _account(row: Row, age_of: Ages) -> list[Item]:
+    """Return a line for each thing an account needs; its link's is the first."""
     name = str(row["id"])
     if not row.get("active"):
-        return Item(
-            "muted", "Switched off", "it takes no signals until it is switched on", (name,), ENABLE
-        )
-    link, todo = row.get("connection"), str(row.get("todo") or "")
+        off = "it takes no signals until it is switched on"
+        return [Item("muted", "Switched off", off, (name,), ENABLE)]
+    needs = row.get("needs")
+    if needs is None:  # an engine that does not tell them one by one
+        return [item] if (item := _link(row, str(row.get("todo") or ""), age_of)) else []
+    found = []
+    for need in needs:
+        if need["code"] == "NOT_CONNECTED":
+            item = _link(row, str(need["todo"]), age_of)
+            found += [item] if item else []
+        else:
+            action = _ACTIONS.get(need["code"], COMPARE)
+            found.append(
+                _need(need, name, "" if action == LOG_IN and not row.get("logs_in") else action)
+            )
+    return found
+
+
+def _need(need: Row, whose: str, action: str) -> Item:
+    tone = "crit" if need["code"] in _CRITICAL else "warn"
+    return Item(
+        tone, _plain(str(need["text"]), whose), _plain(str(need["todo"]), whose), (whose,), action
+    )
+
+
+def _link(row: Row, todo: str, age_of: Ages) -> Item | None:
+    """Return what to do about an account's link."""
     if not todo:
         return None
+    name, link = str(row["id"]), row.get("connection")
     left = session_left(row, age_of)
     ending = left is not None and left <= SOON_S
     if link in {"connected", "degraded"}:
@@ -138,7 +175,7 @@ def _account(row: Row, age_of: Ages) -> Item | None:
 
 
 def _plain(text: str, account: str) -> str:
-    return text.removeprefix(f"account {account}: ")
+    return text.removeprefix(f"account {account}: ").removeprefix(f"{account}: ")
 
 
 def _ending(left: float) -> str:

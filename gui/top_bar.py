@@ -13,7 +13,7 @@ from gui.desk import Desk
 from gui.panel import Caption
 from gui.theme import active
 
-MODE_TONES = {"LIVE": "crit", "PAPER": "accent", "DEMO": "pos", "…": "muted"}
+MODE_TONES = {"LIVE": "crit", "PAPER": "accent", "DEMO": "pos", "REPLAY": "warn", "…": "muted"}
 STATE_WORDS = {
     "active": ("● Armed", "pos"),
     "disarmed": ("○ Disarmed", "warn"),
@@ -144,7 +144,7 @@ class TopBar(QWidget):
         store = self.desk.store
         row = store.engine
         mode = mode_of(self.desk.demo, row, list(store.rows(tables.ACCOUNTS).values()))
-        self.mode.show_word(mode, MODE_TONES[mode], filled=mode == "LIVE")
+        self.mode.show_word(mode, MODE_TONES[mode], filled=mode in {"LIVE", "REPLAY"})
         word, tone = STATE_WORDS.get(str(row.get("trading")), ("… Waiting", "muted"))
         if not store.connected:
             word, tone = "? Unknown", "warn"
@@ -154,7 +154,7 @@ class TopBar(QWidget):
         if self.arm.text() != text:
             self.arm.setText(text)
         self._show_money(row, live=store.connected)
-        self.clock.setText(fmt.Times.now())
+        self.clock.setText("" if store.recorded else fmt.Times.now())  # a recording shows its own
 
     def _show_money(self, row: Row, *, live: bool) -> None:
         quiet = "" if live else "muted"
@@ -179,6 +179,8 @@ def mode_of(demo: bool, engine: Row, accounts: list[Row]) -> str:
         return "DEMO"
     if not engine:
         return "…"
+    if engine.get("replay"):
+        return "REPLAY"
     if any(row.get("environment") == "live" and row.get("active") for row in accounts):
         return "LIVE"
     return (

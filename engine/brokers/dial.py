@@ -185,16 +185,61 @@ async def _open(
     context: ssl.SSLContext | None,
     route: Route | None,
 ) -> tuple[asyncio.BaseTransport, _ProtocolT]:
+    if context is not None:
+        raw, _ = await _plain(asyncio.Protocol, host, port, route)
+        return await _encrypt(factory, raw, host, context)
+    return await _plain(factory, host, port, route)
+
+
+async def _plain(
+    factory: Callable[[], _ProtocolT], host: str, port: int, route: Route | None
+) -> tuple[asyncio.Transport, _ProtocolT]:
     loop = asyncio.get_running_loop()
-    name = host if context else None
     if route is None or not route.proxy:
         local = (route.local_address, 0) if route is not None and route.local_address else None
-        return await loop.create_connection(
-            factory, host, port, ssl=context, server_hostname=name, local_addr=local
-        )
+        return await loop.create_connection(factory, host, port, local_addr=local)
     sock = await _through(route, host, port)
-    # From here on the socket is the transport's, also when the handshake fails.
-    return await loop.create_connection(factory, sock=sock, ssl=context, server_hostname=name)
+    # From here on the socket is the transport's.
+    return await loop.create_connection(factory, sock=sock)
+
+
+async def _encrypt(
+    factory: Callable[[], _ProtocolT], raw: asyncio.Transport, host: str, context: ssl.SSLContext
+) -> tuple[asyncio.Transport, _ProtocolT]:
+    """Shake hands over a plain connection. What is encrypted is with the system before ``write`` returns: uvloop keeps
+    it until the turn of its loop ends, unless nothing may be kept, and its own TLS connections cannot be told that.
+    """
+    raw.set_write_buffer_limits(0)
+    early = _Early()
+    loop = asyncio.get_running_loop()
+    transport = await loop.start_tls(raw, early, context, server_hostname=host)
+    if transport is None:
+        raise ConnectionResetError
+    protocol = factory()
+    transport.set_protocol(protocol)
+    protocol.connection_made(transport)
+    early.pass_on(protocol)
+    return transport, protocol
+
+
+class _Early(asyncio.Protocol):
+    """Keeps what comes between the end of a handshake and the moment its user is there."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._ended: Exception | bool | None = False
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = exc
+
+    def pass_on(self, protocol: Any) -> None:
+        if self._received:
+            protocol.data_received(bytes(self._received))
+        if self._ended is not False:
+            protocol.connection_lost(self._ended)
 
 
 def why(error: BaseException) -> str:

@@ -70,6 +70,11 @@ class WireHub:
             return False
         return self.latched(exchange) or self.gate(order) is not None
 
+    def refuse_barred(self) -> None:
+        """Refuse what waits for a connection and may not leave any more, now and not when there is one."""
+        for queue in list(self.queued):
+            queue.refuse_barred()
+
     def attach(self) -> None:
         """Bind to the running loop."""
         self.loop = asyncio.get_running_loop()

@@ -54,6 +54,15 @@ class RequestQueue:
             return request, exchange
         return None
 
+    def refuse_barred(self) -> None:
+        """Refuse what may not leave any more."""
+        barred = [entry for entry in self.entries if self._hub.barred(entry[1])]
+        for entry in barred:
+            self.entries.remove(entry)
+            self._hub.refuse(entry[1], "it may not leave any more")
+        if not self.entries:
+            self._hub.queued.pop(self, None)
+
     def withdraw(self, exchange: Exchange) -> bool:
         """Take a request out without telling anybody; say whether it was here."""
         for entry in self.entries:

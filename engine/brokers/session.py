@@ -19,6 +19,7 @@ from time import monotonic_ns
 from typing import Any, Literal
 
 from engine import failpoints
+from engine.brokers.cancel_all import CancelAll
 from engine.brokers.dial import Route
 from engine.brokers.http import BaseUrl, plain
 from engine.brokers.shared_wire import SharedWire, Wire
@@ -35,7 +36,7 @@ from engine.model.enums import (
 from engine.model.instrument import Instrument
 from engine.model.messages import Balances, BrokerPosition, ExecutionReport
 from engine.model.order import Order
-from engine.ports import BrokerSink, Capabilities, Headroom
+from engine.ports import BrokerSink, Capabilities, Headroom, Swept
 
 START_S = 12.0
 """How long a start waits for the order stream's first attempt."""
@@ -90,6 +91,8 @@ class WireSession(ABC):
         self.waiting: dict[str, Order] = {}  # sent, no reply yet
         self.streams = True
         """Whether ``start`` follows the order stream; brokers allow few, and another process may hold them."""
+        self.on_cancel_written: Callable[[Order, int], None] | None = None
+        """Told the order and ``time.monotonic_ns`` of each cancel's first byte, once its answer is there."""
         self.expires_at: datetime | None = None
         self._sink = sink
         self._secrets = tuple(secrets)
@@ -136,6 +139,15 @@ class WireSession(ABC):
     @abstractmethod
     def cancel_request(self, order: Order) -> bytes | None:
         """Write the request that cancels ``order``; ``None``: it needs the broker's id, not known yet."""
+
+    def cancel_all_request(self) -> bytes | None:
+        """Write the request that cancels whatever works in the account; ``None``: the broker has none."""
+        return None
+
+    def judge_cancel_all(self, status: int, body: bytes) -> Sequence[str] | None:
+        """Return the ids of the orders a reply to it says it was for; ``None``: it proves nothing."""
+        del status, body
+        return None
 
     @abstractmethod
     def replace_request(self, order: Order, replacement: Order) -> bytes | None:
@@ -357,6 +369,17 @@ class WireSession(ABC):
             self.hold(self._cancel_once_found(order))
         else:
             self.wire.send(request, _Cancellation(self, order), CONTROL)
+
+    def cancel_all(self, done: Callable[[Swept], None]) -> bool:
+        """Ask to cancel whatever works in the account, ours and others', in one request; say whether the broker can."""
+        try:
+            request = self.cancel_all_request()
+        except Exception as error:  # noqa: BLE001 (as above: each is asked for by itself then)
+            self.complain(error)
+            request = None
+        if request is not None:
+            self.wire.send(request, CancelAll(self, done), CONTROL)
+        return request is not None
 
     def replace(self, order: Order, replacement: Order) -> None:
         """Ask to put ``replacement`` in the place of ``order``."""
@@ -587,6 +610,8 @@ class _Cancellation(Exchange):
 
     def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
         session, order = self.session, self.order
+        if session.on_cancel_written is not None:
+            session.on_cancel_written(order, self.first_byte_ns)
         if failpoints.ARMED:
             failpoints.hit("cancel.acked.before")
         try:
@@ -612,6 +637,8 @@ class _Cancellation(Exchange):
 
     def on_failure(self, left: bool, reason: str) -> None:
         if left:
+            if self.session.on_cancel_written is not None:
+                self.session.on_cancel_written(self.order, self.first_byte_ns)
             self._pending(f"the outcome of the cancel is unknown: {reason}")
             self.session.look_up_later(self.order)
         else:

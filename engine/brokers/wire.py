@@ -308,7 +308,7 @@ class WirePool:
 
     def send(self, request: bytes, exchange: Exchange, lane: Lane = ORDERS) -> None:
         """Write a request at once if a connection of its lane is idle, else queue it."""
-        if lane is ORDERS:
+        if lane is ORDERS or not self._control.slots:
             chosen = self._orders
         else:
             chosen = self._control
@@ -335,6 +335,11 @@ class WirePool:
             self.hub.refuse(exchange, "the session is not running")
         else:
             chosen.enqueue(request, exchange)
+
+    def without_control(self) -> None:
+        """Have one lane for everything and ask nothing unasked, before ``start``: for one who sends only cancels."""
+        self._control.slots.clear()
+        self.probe = b""
 
     # for a pool shared by many accounts
 

@@ -27,6 +27,7 @@ from engine.cli.common import DONE, FAILED, emit, open_config, open_home, say
 from engine.config import redact_url
 from engine.errors import BrokerError, ConfigError, TradingError
 from engine.model.enums import ConnectionState
+from engine.surroundings import LEAST_DISK, LITTLE_DISK, MIB
 
 if TYPE_CHECKING:
     from engine.config import Config
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 GOOD: Final = "ok"
 WARN: Final = "warn"
 BAD: Final = "bad"
-_MIB: Final = 1 << 20
-_LEAST_DISK: Final = 256 * _MIB
-_LITTLE_DISK: Final = 2048 * _MIB
 _BROKER_S: Final = 15.0
 _AT_ONCE: Final = 16
 _PACKAGES: Final = ("httptools", "orjson", "pydantic", "uvicorn", "websockets", "cryptography")
@@ -209,10 +207,10 @@ def _private(check: str, path: Path, text: str, mode: int) -> Finding:
 def disk(home: Home) -> Iterator[Finding]:
     """Check that the journal has room, and how long a durable write takes."""
     free = shutil.disk_usage(home.path).free
-    text = f"{free // _MIB} MiB free"
-    if free < _LEAST_DISK:
+    text = f"{free // MIB} MiB free"
+    if free < LEAST_DISK:
         yield Finding("disk", BAD, text, "make room: without a journal no order leaves")
-    elif free < _LITTLE_DISK:
+    elif free < LITTLE_DISK:
         yield Finding("disk", WARN, text, "make room before long")
     else:
         yield Finding("disk", GOOD, text)

@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
+import json
 import os
 import re
 import time
 import uuid
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from engine.cli.common import (
-    DONE,
-    FAILED,
-    Api,
-    NoEngineError,
-    complain,
-    emit,
-    open_config,
-    open_home,
-    say,
-    table,
-)
-from engine.cli.engine import loop_factory
-from engine.clock import rfc3339
-from engine.errors import CommandRefused, ConfigError, TradingError
 from engine.home import TOKEN_VARIABLE, Home
-from engine.kill_latch import FILE, KillLatch
-from engine.log import register_secret
+from engine.kill_act import Act, Pressed, latch, unlatched
+from engine.kill_latch import FILE, SEEN, TAKEN, KillLatch
 
 if TYPE_CHECKING:
+    from engine.cli.common import Api
+    from engine.config import Config
     from engine.kill_clearing import Outcome
 
+# Everything slow to import comes after the latch.
+
+REPORT: Final = "watchdog.json"
 _ANSWER_S: Final = 1.0
 """How long the engine may take to answer before it is done without it."""
+_SEEN_WITHIN_S: Final = 1.0
+"""How long an engine, or the watchdog in its stead, may take to act on the latch before it is done from here."""
+_WATCHDOG_WITHIN_S: Final = 75.0
 _CLEAR_WITHIN_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.1
 _SCOPE: Final = re.compile(
@@ -84,8 +77,8 @@ def _scope(text: str) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask the engine; if it does not answer, do it without. Return the exit status."""
-    home = open_home(args)
+    """Latch; then the engine cancels, or the watchdog, or this process. Return the exit status."""
+    home = Home(args.home)
     if args.drill:
         from engine.cli.kill_drill import drill
 
@@ -93,39 +86,120 @@ def run(args: argparse.Namespace) -> int:
     # Bytes that are no text in this terminal's encoding must not keep a kill from being taken.
     reason = args.reason.encode("utf-8", "replace").decode("utf-8")
     args.reason = reason[:256] or "killed from the command line"
-    if args.out_of_band:
-        return _out_of_band(args, home, "")
+    by = "watchdog" if args.out_of_band else "kill command"
+    # Closing positions is a second act, of whoever carries it out.
+    act = Act(args.scope, args.reason, by)
     try:
-        with engine_of(home) as api:
-            _press(api, args, flatten=False)
-            if (
-                args.flatten
-            ):  # a second act: an engine that hangs before it must not do it later, too
-                _press(api, args, flatten=True)
-            rows = _follow(api)
+        pressed = latch(home.path, act, taken=args.out_of_band)
+    except OSError as error:  # a full or broken disk: what works is canceled all the same
+        from engine.cli.common import complain
+
+        complain(
+            f"NOT LATCHED, the engine does not hear of this: {home.path / FILE}: {error.strerror}"
+        )
+        pressed = unlatched()
+    if args.out_of_band:
+        return _out_of_band(args, home, pressed, "")
+    return _carry_out(args, home, pressed)
+
+
+def _carry_out(args: argparse.Namespace, home: Home, pressed: Pressed) -> int:
+    from engine.cli.common import NoEngineError
+    from engine.errors import CommandRefused, ConfigError
+
+    try:
+        who, why = _who_acts(home, pressed), "the engine does not answer"
+        if who == "engine":
+            return _tell(args, {"by": "engine"}, _through_engine(args, home))
     except (NoEngineError, ConfigError) as error:
-        return _out_of_band(args, home, str(error))
+        why = str(error)
     except CommandRefused as error:
         if error.status < 500:
             raise
-        return _out_of_band(args, home, str(error))  # it failed inside
-    return _tell(args, {"by": "engine"}, rows)
+        why = str(error)  # it failed inside
+    if _taken(home, pressed):
+        return _through_watchdog(args, home, pressed, why)
+    return _out_of_band(args, home, pressed, why)
+
+
+def _who_acts(home: Home, pressed: Pressed) -> str:
+    """Wait until the engine has seen the latch, or the watchdog has taken it, but not for long.
+
+    Raises:
+        NoEngineError: no engine runs.
+    """
+    _running(home)
+    if not pressed.press:
+        return "engine"  # whether it answers shows when it is asked
+    shared = KillLatch(home.path / FILE)
+    try:
+        end = time.monotonic() + _SEEN_WITHIN_S
+        if not shared.watchdog_ready():  # maybe it is to be done here
+            importlib.import_module("engine.kill_out_of_band")
+        while True:
+            if shared.words[SEEN] == pressed.press:
+                return "engine"
+            if shared.words[TAKEN] == pressed.press:
+                return "watchdog"
+            if time.monotonic() > end:
+                return ""
+            time.sleep(0.002)
+    finally:
+        shared.close()
+
+
+def _taken(home: Home, pressed: Pressed) -> bool:
+    try:
+        shared = KillLatch(home.path / FILE)
+    except OSError:
+        return False
+    taken = shared.words[TAKEN] == pressed.press
+    shared.close()
+    return taken and pressed.press != 0
 
 
 # ---- through the engine ------------------------------------------------------------------------------------------
 
 
-def engine_of(home: Home) -> Api:
-    """Return the running engine's API. Nothing here waits for a lock that a hung process may hold."""
+def _running(home: Home) -> str:
+    """Return the address of the running engine. Nothing here waits for a lock that a hung process may hold.
+
+    Raises:
+        NoEngineError: there is none.
+    """
     info = home.running_engine()
     if info is None:
+        from engine.cli.common import NoEngineError
+
         raise NoEngineError(f"no engine runs on {home.path}")
+    return info.url
+
+
+def engine_of(home: Home) -> Api:
+    """Return the running engine's API, impatient.
+
+    Raises:
+        NoEngineError: there is none, or its token cannot be read.
+    """
+    from engine.cli.common import Api, NoEngineError
+    from engine.log import register_secret
+
+    url = _running(home)
     try:
         token = os.environ.get(TOKEN_VARIABLE) or home.token_file.read_text("utf-8").strip()
     except OSError as error:
         raise NoEngineError(f"{home.token_file}: {error.strerror}") from None
     register_secret(token)
-    return Api(info.url, token, _ANSWER_S)
+    return Api(url, token, _ANSWER_S)
+
+
+def _through_engine(args: argparse.Namespace, home: Home) -> list[dict[str, Any]]:
+    """Have the engine carry it out, and return its list."""
+    with engine_of(home) as api:
+        _press(api, args, flatten=False)
+        if args.flatten:  # an engine that hangs before it must not do it later, too
+            _press(api, args, flatten=True)
+        return _follow(api)
 
 
 def _press(api: Api, args: argparse.Namespace, *, flatten: bool) -> None:
@@ -160,29 +234,75 @@ def _follow(api: Api) -> list[dict[str, Any]]:
 # ---- without it --------------------------------------------------------------------------------------------------
 
 
-def _out_of_band(args: argparse.Namespace, home: Home, why: str) -> int:
-    """Latch, durably and before anything else; then cancel at the brokers from here."""
-    from engine.kill_out_of_band import Act, latch
+def _through_watchdog(args: argparse.Namespace, home: Home, pressed: Pressed, why: str) -> int:
+    """Wait for what the watchdog's kill comes to; if it does not come to an end, or is no more, do it from here."""
+    from engine.cli.common import say
 
-    by = "watchdog" if args.out_of_band else "kill command"
-    act = Act(args.scope, args.reason, by, args.flatten)
-    try:
-        latch_ms, since = latch(home.path, act)
-    except OSError as error:  # a full or broken disk: what works is canceled all the same
-        complain(
-            f"NOT LATCHED, the engine does not hear of this: {home.path / FILE}: {error.strerror}"
-        )
-        latch_ms, since = 0.0, rfc3339(datetime.now(UTC))
-    facts: dict[str, Any] = {"by": "latch", "why": why, "file": str(home.path / FILE)}
-    facts["latch_ms"] = round(latch_ms, 3)
     if not args.json:
-        if why:
-            say(why)
-        say(f"LATCHED {args.scope} in {home.path / FILE} within {latch_ms:.1f} ms.")
-        say(_who(home))
+        say(_latched(args, home, pressed, why))
+        say("The watchdog beside it cancels at the brokers.")
+    result = _watchdog_result(home, pressed)
+    if result is None:
+        return _out_of_band(args, home, pressed, "the watchdog has not come to an end", told=True)
+    if args.flatten and result["clear"]:
+        return _out_of_band(args, home, pressed, why, told=True)
+    facts = _facts(home, pressed, why) | {"by": "watchdog", "cancels_ms": result["cancels_ms"]}
+    return _tell(args, facts, result["accounts"])
+
+
+def _watchdog_result(home: Home, pressed: Pressed) -> dict[str, Any] | None:
+    shared = KillLatch(home.path / FILE)
+    end = time.monotonic() + _WATCHDOG_WITHIN_S
+    try:
+        while shared.watchdog_ready() and time.monotonic() < end:
+            found = _report(home)
+            if found.get("press") == pressed.press:
+                return found
+            time.sleep(0.02)
+        found = _report(home)
+        return found if found.get("press") == pressed.press else None
+    finally:
+        shared.close()
+
+
+def _report(home: Home) -> dict[str, Any]:
+    try:
+        return dict(json.loads((home.path / REPORT).read_text("utf-8"))["result"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+
+
+def _facts(home: Home, pressed: Pressed, why: str) -> dict[str, Any]:
+    return {
+        "by": "latch",
+        "why": why,
+        "file": str(home.path / FILE),
+        "latch_ms": round(pressed.latch_ms, 3),
+    }
+
+
+def _latched(args: argparse.Namespace, home: Home, pressed: Pressed, why: str) -> str:
+    lines = [why] if why else []
+    if pressed.press:
+        where = home.path / FILE
+        lines.append(f"LATCHED {args.scope} in {where} within {pressed.latch_ms:.1f} ms.")
+    return "\n".join([*lines, _who(home)])
+
+
+def _out_of_band(
+    args: argparse.Namespace, home: Home, pressed: Pressed, why: str, *, told: bool = False
+) -> int:
+    """Cancel at the brokers from here."""
+    from engine.cli.common import FAILED, complain, emit, say
+    from engine.cli.engine import loop_factory
+    from engine.errors import TradingError
+
+    facts = _facts(home, pressed, why)
+    if not args.json and not told:
+        say(_latched(args, home, pressed, why))
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            outcomes, facts["cancels_ms"] = runner.run(_cancel(args, home, act, since))
+            outcomes, facts["cancels_ms"] = runner.run(_cancel(args, home, pressed))
     except (TradingError, OSError) as error:
         complain(str(error))
         if args.json:
@@ -198,30 +318,37 @@ def _out_of_band(args: argparse.Namespace, home: Home, why: str) -> int:
 
 
 async def _cancel(
-    args: argparse.Namespace, home: Home, act: Any, since: str
+    args: argparse.Namespace, home: Home, pressed: Pressed
 ) -> tuple[list[Outcome], float]:
+    from engine.cli.common import complain
     from engine.kill_out_of_band import OutOfBandKill
 
-    kill = OutOfBandKill(home, config_of(args, home), act, since)
-    outcomes = await kill.run()
+    act = Act(args.scope, args.reason, "kill command", args.flatten)
+    shared = KillLatch(home.path / FILE) if pressed.press else None
+    try:
+        kill = OutOfBandKill(home, config_of(args, home), act, pressed)
+        if shared is not None:
+            if args.flatten:
+                shared.flattened(args.scope)
+            kill.stands = lambda: shared.stands(args.scope)
+        outcomes = await kill.run()
+    finally:
+        if shared is not None:
+            shared.close()
     if kill.problem:
         complain(kill.problem)
     return outcomes, round(kill.canceled_ms, 1)
 
 
-def config_of(args: argparse.Namespace, home: Home) -> Any:
+def config_of(args: argparse.Namespace, home: Home) -> Config:
     """Return the configuration the engine of this home runs with, or last ran with."""
-    shared = KillLatch(home.path / FILE)
-    known = shared.engine()
-    shared.close()
-    if not args.config and known.get("config") and Path(known["config"]).exists():
-        args.config = known["config"]
-    config = open_config(args, home)
-    if known.get("demo"):
-        from engine.services.demo import demo_config
+    from engine.services.standby import config_of as config_of_home
 
-        return demo_config(config)
-    return config
+    shared = KillLatch(home.path / FILE)
+    try:
+        return config_of_home(home, args.config, shared)
+    finally:
+        shared.close()
 
 
 def _finish(home: Home, scope: str) -> None:
@@ -251,6 +378,8 @@ def _end(pid: int) -> str:
 
 def _tell(args: argparse.Namespace, facts: dict[str, Any], rows: list[dict[str, Any]]) -> int:
     """Print the verified-flat list; the status says whether every account is on it."""
+    from engine.cli.common import DONE, FAILED, complain, emit, say, table
+
     unclear = [row["account"] for row in rows if not row["clear"]]
     if not rows and args.scope.startswith("account:"):
         text = f"no account here is {args.scope}; it is halted all the same: is it spelled right?"

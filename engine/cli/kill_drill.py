@@ -11,7 +11,7 @@ from engine.cli.common import DONE, FAILED, NoEngineError, emit, say
 from engine.cli.kill import config_of, engine_of
 from engine.errors import ConfigError, TradingError
 from engine.home import Home
-from engine.kill_latch import FIRM, KillLatch
+from engine.kill_latch import FILE, FIRM, KEPT, KillLatch
 
 _SYNCS: Final = 20
 
@@ -20,6 +20,7 @@ def drill(args: argparse.Namespace, home: Home) -> int:
     """Measure the latch, the engine's answer and every broker's list; return the exit status."""
     facts: dict[str, Any] = {"scope": args.scope, "latch_ms": _latch_ms(home)}
     facts["engine_ms"], facts["engine"] = _answer_ms(home)
+    facts["standby"] = _kept(home)
     try:
         outcomes = asyncio.run(_lists(args, home))
     except TradingError as error:
@@ -49,13 +50,23 @@ def _line(facts: dict[str, Any]) -> str:
         (
             f"DRILL {facts['scope']}: latch durable in {facts['latch_ms']:.1f} ms; {engine}; {read} of "
             f"{facts['accounts']} accounts' lists read within {facts['lists_ms']} ms; "
-            f"{facts['would_cancel']} orders would be canceled"
+            f"{facts['would_cancel']} orders would be canceled; "
+            f"the watchdog has {facts['standby']} accounts connected"
         )
     ]
     lines += [f"NOT REACHED {account}: {text}" for account, text in lost.items()]
     if "error" in facts:
         lines.append(f"NOTHING COULD BE CANCELED from here: {facts['error']}")
     return "\n".join(lines)
+
+
+def _kept(home: Home) -> int:
+    """Return how many accounts a watchdog that is ready has connected."""
+    shared = KillLatch(home.path / FILE)
+    try:
+        return int(shared.words[KEPT]) if shared.watchdog_ready() else 0
+    finally:
+        shared.close()
 
 
 def _latch_ms(home: Home) -> float:
@@ -90,7 +101,8 @@ def _answer_ms(home: Home) -> tuple[float, str]:
 
 
 async def _lists(args: argparse.Namespace, home: Home) -> Any:
-    from engine.kill_out_of_band import Act, OutOfBandKill
+    from engine.kill_act import Act, unlatched
+    from engine.kill_out_of_band import OutOfBandKill
 
     act = Act(args.scope, "drill", "drill", drill=True)
-    return await OutOfBandKill(home, config_of(args, home), act, "").run()
+    return await OutOfBandKill(home, config_of(args, home), act, unlatched()).run()

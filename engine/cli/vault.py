@@ -16,6 +16,7 @@ from engine.cli.accounts import open_store
 from engine.cli.common import DONE, FAILED, complain, emit, open_config, open_home, say
 from engine.errors import ConfigError
 from engine.log import register_secret
+from engine.stores.channel_store import ChannelStore
 from engine.stores.token_store import FileTokenStore
 from engine.stores.vault import FileVault, system_keyring
 
@@ -114,6 +115,7 @@ async def _rotate(
         if (token := tokens.load(account.id)) is not None:
             tokens.save(account.id, token)
             count += 1
+    count += ChannelStore(home.path, vault).reseal()
     vault.end_rotation()
     return count
 

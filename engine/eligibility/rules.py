@@ -26,9 +26,14 @@ def addressed(state: AccountState, signal: Signal) -> Skip:
 
 def subscribed(state: AccountState, signal: Signal) -> Skip:
     """Check strategy and symbol lists."""
-    if not (state.all_strategies or signal.strategy in state.strategies):
-        return "NOT_SUBSCRIBED", f"the account does not follow strategy {signal.strategy}"
-    return symbol_allowed(state, signal.symbol)
+    return follows(state, signal.strategy) or symbol_allowed(state, signal.symbol)
+
+
+def follows(state: AccountState, strategy: str) -> Skip:
+    """Check the account's list of strategies."""
+    if state.all_strategies or strategy in state.strategies:
+        return None
+    return "NOT_SUBSCRIBED", f"the account does not follow strategy {strategy}"
 
 
 def symbol_allowed(state: AccountState, symbol: str) -> Skip:

@@ -146,6 +146,8 @@ class Closing:
         """Deny an exit that waits; say whether it did."""
         if self._waiting.pop(order.cl_ord_id, None) is None:
             return False
+        if order.status is not OrderStatus.PENDING_NEW:
+            return False  # sent once more, and its broker has told of the first after all
         self._room.close(order, code, text)
         return True
 
@@ -196,6 +198,8 @@ class Closing:
     def _give_up(self, waiting: _Waiting) -> None:
         order = waiting.order
         del self._waiting[order.cl_ord_id]
+        if order.status is not OrderStatus.PENDING_NEW:
+            return  # it is at its broker after all
         names = ", ".join(other.cl_ord_id for other in waiting.left())
         seconds = CLEAR_WITHIN_NS // SECOND
         text = f"{order.symbol}: {names} rest at the broker and did not end within {seconds} s of the cancel"

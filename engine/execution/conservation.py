@@ -35,7 +35,7 @@ class _Intent:
         self.sent = ZERO  # of the signal's quantity
 
 
-MOST_SIGNALS: Final = 20_000
+MOST_SIGNALS: Final = 2_000
 
 
 class Ledger:

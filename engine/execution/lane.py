@@ -12,7 +12,7 @@ from engine.execution.fair_queue import FairQueue, Turn
 from engine.execution.rate_limit import RateLimit, TokenBucket
 from engine.model.enums import OrderStatus
 from engine.model.order import Order
-from engine.ports import BrokerSession
+from engine.ports import BrokerSession, SweepingSession, Swept
 
 MOST_TRIES = 3
 RETRY_AFTER_NS = 50_000_000
@@ -58,6 +58,7 @@ class Lane:
         "limit",
         "on_violation",
         "session",
+        "sweeping",
         "turn",
         "waits",
         "way",
@@ -93,6 +94,8 @@ class Lane:
             False  # denying an order calls back here: the outer call goes on with the queue
         )
         self._closed = False
+        self.sweeping = False
+        """Whether a cancel of all is under way: what left now it might cancel, too."""
 
     def __len__(self) -> int:
         return len(self._exits) + len(self._entries)
@@ -105,6 +108,11 @@ class Lane:
     def left(self, now_ns: int) -> int:
         """Return how many entries could leave at once, as far as limits go."""
         return min(self.limit.left(now_ns, entry=True), self.way.left(now_ns, entry=True))
+
+    @property
+    def most(self) -> int:
+        """Return what ``left`` is while nothing has left lately."""
+        return min(self.limit.entries, *(stage.limit.entries for stage in self.way.stages))
 
     # ---- orders ------------------------------------------------------------------------------------------------
 
@@ -233,6 +241,9 @@ class Lane:
         if entry and self.waits:
             self._wake_for(order, now, None)  # pumped when the reason is over
             return False
+        if self.sweeping:
+            self._wake_for(order, now, None)  # pumped when it is answered
+            return False
         if not self.limit.left(now, entry):
             if failpoints.ARMED:
                 failpoints.hit("K10.before")
@@ -306,6 +317,31 @@ class Lane:
         """Ask the broker to put ``replacement`` in the place of ``order``."""
         self._change(order, replacement)
 
+    def cancel_all(self, done: Callable[[Swept], None]) -> bool:
+        """Ask for the cancel of whatever works in the account, ours and others', in one request.
+
+        Say whether: not every broker has one, nor now if it wants quiet. Nothing else leaves until ``done`` is told.
+        """
+        session = self.session
+        if self._closed or self.sweeping or self._must_wait(None):
+            return False
+
+        def answered(swept: Swept) -> None:
+            self.sweeping = False
+            done(swept)
+            self._wake_in(0)
+
+        if not isinstance(session, SweepingSession) or not session.cancel_all(answered):
+            return False
+        self.sweeping = True
+        self._spend()
+        return True
+
+    def _spend(self) -> None:
+        now = self._clock.monotonic_ns()
+        self.limit.spend(now)
+        self.way.spend(now)
+
     def _change(self, order: Order, replacement: Order | None) -> None:
         if self._closed and replacement is not None:
             self._denied(replacement, "NOT_CONNECTED", "the account's broker session was closed")
@@ -320,7 +356,9 @@ class Lane:
 
     def _must_wait(self, replacement: Order | None) -> bool:
         """Say whether a cancel or a replacement must wait; a replaced entry waits with the entries."""
-        held = bool(self.waits) and replacement is not None and not replacement.reducing
+        held = replacement is not None and (
+            self.sweeping or (bool(self.waits) and not replacement.reducing)
+        )
         return held or self.paused_until_ns > self._clock.monotonic_ns()
 
     def _send_changes(self) -> None:
@@ -338,9 +376,7 @@ class Lane:
     def _send_change(self, order: Order, replacement: Order | None) -> None:
         if replacement is not None and not self._conserved(replacement):
             return
-        now = self._clock.monotonic_ns()
-        self.limit.spend(now)
-        self.way.spend(now)
+        self._spend()
         if replacement is None:
             self.session.cancel(order)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 ARRIVAL_NS = 250_000_000
 """How much longer one request may be under way than another. A broker counts arrivals by its own clock: requests that
@@ -63,18 +64,32 @@ class TokenBucket:
 
         Changes nothing, so that it may be asked about a moment to come.
         """
-        quota, span = (self.entries if entry else self.limit), self._span_ns
-        taken = deque(at for at in self._taken if at > now_ns - span)
         if self._told and now_ns < self._told_until_ns:
-            return self._step_by_step(count, now_ns, quota, taken)
+            return self._step_by_step(count, now_ns, entry)[-1]
+        return self._place(count, self._still_taken(now_ns), now_ns, entry)
+
+    def schedule(self, count: int, now_ns: int, entry: bool = False) -> list[int]:
+        """Return ``after`` of 1, 2, ... ``count``, for little more than the last of them costs."""
+        if self._told and now_ns < self._told_until_ns:
+            return self._step_by_step(count, now_ns, entry)
+        taken = self._still_taken(now_ns)
+        return [self._place(number, taken, now_ns, entry) for number in range(1, count + 1)]
+
+    def _still_taken(self, now_ns: int) -> list[int]:
+        horizon = now_ns - self._span_ns
+        return [at for at in self._taken if at > horizon]
+
+    def _place(self, count: int, taken: Sequence[int], now_ns: int, entry: bool) -> int:
+        quota, span = (self.entries if entry else self.limit), self._span_ns
         rounds, place = divmod(count - 1, quota)
         before = place + 1 + len(taken) - quota  # so many must have come back first
         first = taken[before - 1] + span - now_ns if before > 0 else 0
         return first + rounds * span
 
-    def _step_by_step(self, count: int, now_ns: int, quota: int, taken: deque[int]) -> int:
+    def _step_by_step(self, count: int, now_ns: int, entry: bool) -> list[int]:
         """Return the same while the broker's word holds, which is as a rule longer or shorter than our window."""
-        at = now_ns
+        quota, taken = (self.entries if entry else self.limit), deque(self._still_taken(now_ns))
+        at, waits = now_ns, []
         for _ in range(count):
             while True:
                 while taken and taken[0] <= at - self._span_ns:
@@ -85,7 +100,8 @@ class TokenBucket:
                 changes = [taken[0] + self._span_ns] if taken else []
                 at = min([*changes, self._told_until_ns] if told else changes)
             taken.append(at)
-        return at - now_ns
+            waits.append(at - now_ns)
+        return waits
 
     def lower(self, left: int, now_ns: int, until_ns: int) -> None:
         """Believe the broker that only ``left`` tokens are left until ``until_ns``; it never makes more of them."""
@@ -131,6 +147,11 @@ class RateLimit:
                 least = left
         return least
 
+    @property
+    def entries(self) -> int:
+        """Return how many entries could leave at once, were nothing taken yet."""
+        return min((bucket.entries for bucket in self.buckets), default=PLENTY)
+
     def spend(self, now_ns: int) -> None:
         """Count one request."""
         for bucket in self.buckets:
@@ -154,6 +175,15 @@ class RateLimit:
         quiet = max(0, self.paused_until_ns - now_ns)
         start = now_ns + quiet
         return quiet + max((b.after(count, start, entry) for b in self.buckets), default=0)
+
+    def schedule(self, count: int, now_ns: int, entry: bool = False) -> list[int]:
+        """Return ``after`` of 1, 2, ... ``count``."""
+        quiet = max(0, self.paused_until_ns - now_ns)
+        waits = [quiet] * count
+        for bucket in self.buckets:
+            each = bucket.schedule(count, now_ns + quiet, entry)
+            waits = [max(wait, quiet + own) for wait, own in zip(waits, each, strict=True)]
+        return waits
 
     def note_usage(self, used: int, limit: int, resets_in_s: float, now_ns: int) -> None:
         """Take the broker's own count: lowers our tokens to what it says is left, never raises them."""

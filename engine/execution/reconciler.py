@@ -35,6 +35,15 @@ DOUBT_AFTER_NS = 2_000_000_000
 
 
 @dataclass(slots=True)
+class Looks:
+    """How often an order of unknown outcome was looked up at its broker, when last, and what came of that."""
+
+    count: int
+    at: datetime
+    said: str
+
+
+@dataclass(slots=True)
 class OrderCheck:
     """What one comparison of an account's orders found: working ones that are none of ours, and what differs."""
 
@@ -63,6 +72,8 @@ class Reconciler:
         self._on_stuck = on_stuck
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._sessions: dict[str, BrokerSession] = {}  # whom each of them asks
+        self.looks: dict[str, Looks] = {}
+        """By ClOrdID; whoever shows them drops those of orders that are proven (engine.unknown_orders)."""
         self._asking: set[asyncio.Task[None]] = set()
         self._since: dict[str, tuple[str, int]] = {}  # unknown order → account, asked for since
         self._doubted: set[str] = set()  # accounts whose doubt was told
@@ -84,14 +95,28 @@ class Reconciler:
         self._resolving[order.cl_ord_id] = task
         task.add_done_callback(lambda done: self._forget(order, done))
 
-    @staticmethod
-    async def _look(order: Order, session: BrokerSession) -> ExecutionReport | None:
+    async def look(self, order: Order, session: BrokerSession) -> ExecutionReport | None:
+        """Ask a broker for an order of unknown outcome once, and note that it was asked.
+
+        Raises:
+            BrokerError: it could not be asked.
+        """
         if failpoints.ARMED:
             failpoints.hit("K21.before")
-        report = await session.find(order.cl_ord_id, order.symbol, order.order_id)
+        try:
+            report = await session.find(order.cl_ord_id, order.symbol, order.order_id)
+        except BrokerError as error:
+            self._note_look(order, f"looking it up failed: {error}")
+            raise
         if failpoints.ARMED:
             failpoints.hit("K21.after")
+        self._note_look(order, "not found" if report is None else "found")
         return report
+
+    def _note_look(self, order: Order, said: str) -> None:
+        before = self.looks.get(order.cl_ord_id)
+        count = before.count + 1 if before else 1
+        self.looks[order.cl_ord_id] = Looks(count, self._clock.now(), said)
 
     def _absent(self, order: Order) -> None:
         if failpoints.ARMED:
@@ -127,7 +152,7 @@ class Reconciler:
                 absent, asked_ns, sent_ns = 0, self._clock.monotonic_ns(), order.first_byte_ns
             pause = max(LOOK_UP_AGAIN_S, settle_s / 2)
             try:
-                report = await self._look(order, session)
+                report = await self.look(order, session)
             except BrokerError as error:
                 order.text = f"looking it up failed: {error}"
                 pause = LOOK_UP_AGAIN_S

@@ -78,6 +78,29 @@ CODES: dict[str, CodeInfo] = {
     "APPROVAL_TIMEOUT": CodeInfo(
         "Not approved in time", "Nobody approved the order before its time was over.", soft=True
     ),
+    "PRICE_DRIFT": CodeInfo(
+        "Price has drifted",
+        "Since the signal came the market has moved further than signals.approval_drift_percent; approve it again with"
+        " the price seen, or let it go.",
+        soft=True,
+    ),
+    "CANARY": CodeInfo(
+        "Waits for the canary",
+        "One account of this release went first; this order follows once that one is filled.",
+    ),
+    "CANARY_TIMEOUT": CodeInfo(
+        "Canary not filled in time",
+        "The account that went first was not filled before the release's time was over.",
+        soft=True,
+    ),
+    "CANARY_HALTED": CodeInfo(
+        "Release halted",
+        "So many orders of this release were rejected that what had not left was withheld.",
+        soft=True,
+    ),
+    "STAGED_RELEASE": CodeInfo(
+        "Staged release", "A release of which one account went first has come to another stage."
+    ),
     "REJECTED_BY_OPERATOR": CodeInfo("Rejected by operator", "An operator rejected it."),
     # sizing
     "NO_QUANTITY": CodeInfo(
@@ -302,6 +325,14 @@ CODES: dict[str, CodeInfo] = {
     "CANCELED": CodeInfo("Canceled", "A cancel signal came before it left."),
     "CANCELED_BY_OPERATOR": CodeInfo(
         "Canceled by hand", "An operator canceled it before it left.", soft=True
+    ),
+    "NO_CHANNEL": CodeInfo(
+        "No alert channel",
+        "alerts.channels names no address that can be used; `volley alerts test` tries them.",
+    ),
+    "ALERT_CHANNEL": CodeInfo(
+        "Alerts do not get out",
+        "A channel of [alerts] does not take messages; they are shown at the desk only.",
     ),
     "INTERNAL": CodeInfo(
         "Internal error", "Volley failed to handle this; the log has the details."

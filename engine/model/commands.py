@@ -13,13 +13,16 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from engine.errors import CommandRefused
 from engine.model.account import Name, Positive
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256, strip_whitespace=True)]
+BAR_WIDTHS = (5, 60, 300, 900, 3600)
 Percent = Annotated[Positive, Field(lt=100)]
 ClOrdID = Annotated[str, StringConstraints(pattern=r"^[A-Z2-7]{20}$")]
 SignalKey = Annotated[
@@ -33,6 +36,8 @@ Scope = Annotated[
     ),
 ]
 
+Accounts = Annotated[tuple[Name, ...], Field(min_length=1, max_length=10_000)]
+
 
 class _Command(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,16 +48,35 @@ class _Command(BaseModel):
 
 
 class Approve(_Command):
-    """Release held orders, all or some, as they are or changed. ``signal`` is ``source/id``."""
+    """Release held orders, all or some, as they are or changed. ``signal`` is ``source/id``.
+
+    ``quantity``: this many units for each account, instead of its own size. ``seen_price``: the price the operator
+    has seen, where the market has drifted. ``canary``: this account first, the others only after its fill and within
+    ``canary_timeout_s``; ``max_rejects``: with so many of them rejected no other leaves.
+    """
 
     command: Literal["approve"]
     signal: SignalKey
     accounts: tuple[Name, ...] | None = None
     scale: Positive | None = None
+    quantity: Positive | None = None
     limit_price: Positive | None = None
     stop_loss: Positive | None = None
     take_profit: Positive | None = None
     trail_percent: Percent | None = None
+    seen_price: Positive | None = None
+    canary: Name | None = None
+    canary_timeout_s: Annotated[Positive, Field(ge=Decimal("0.1"), le=86_400)] | None = None
+    max_rejects: Annotated[Positive, Field(multiple_of=1, le=100_000)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Approve:
+        if self.scale is not None and self.quantity is not None:
+            raise ValueError("give scale or quantity, not both")
+        staged = self.canary_timeout_s is not None or self.max_rejects is not None
+        if staged and self.canary is None:
+            raise ValueError("canary_timeout_s and max_rejects need a canary")
+        return self
 
 
 class Reject(_Command):
@@ -87,6 +111,13 @@ class CancelOrder(_Command):
     cl_ord_id: ClOrdID
 
 
+class CancelOrders(_Command):
+    """Cancel every working order of a scope; positions stay, and nothing is latched."""
+
+    command: Literal["cancel_orders"]
+    scope: Scope
+
+
 class ReplaceOrder(_Command):
     """Change a working order's quantity or prices."""
 
@@ -98,18 +129,26 @@ class ReplaceOrder(_Command):
 
 
 class ClosePosition(_Command):
-    """Close a position, or ``fraction`` of it (0 < fraction ≤ 1), at the market."""
+    """Close a position, ``fraction`` of it (0 < fraction ≤ 1) or ``quantity`` of it (units), at the market."""
 
     command: Literal["close_position"]
     account: Name
     symbol: Symbol
     fraction: Positive = Decimal(1)
+    quantity: Positive | None = None
 
     @field_validator("fraction")
     @classmethod
     def _at_most_all(cls, value: Decimal) -> Decimal:
         if value > 1:
             raise ValueError("must be at most 1 (all of it)")
+        return value
+
+    @field_validator("quantity")
+    @classmethod
+    def _one_of_both(cls, value: Decimal | None, info: ValidationInfo) -> Decimal | None:
+        if value is not None and info.data.get("fraction", 1) != 1:
+            raise ValueError("give fraction or quantity, not both")
         return value
 
 
@@ -179,12 +218,44 @@ class ResolveUnknown(_Command):
     exists: Annotated[bool, Field(strict=True)]
 
 
+class LookUp(_Command):
+    """Ask the broker once more, now, for an order whose fate is unproven."""
+
+    command: Literal["look_up"]
+    cl_ord_id: ClOrdID
+
+
 class SetAccountActive(_Command):
     """Switch an account on or off; working orders are still managed."""
 
     command: Literal["set_account_active"]
     account: Name
     active: Annotated[bool, Field(strict=True)]
+
+
+class SetAccountsActive(_Command):
+    """Switch several accounts on or off: all, or none."""
+
+    command: Literal["set_accounts_active"]
+    accounts: Accounts
+    active: Annotated[bool, Field(strict=True)]
+
+
+class SetAccount(_Command):
+    """Change approval, sizing or limits (those named; ``null`` removes one) of accounts: of all, or of none."""
+
+    command: Literal["set_account"]
+    accounts: Accounts
+    approval: Literal["auto", "review"] | None = None
+    sizing: dict[str, Any] | None = None
+    limits: dict[str, Any] | None = None
+    reason: Text
+
+    @model_validator(mode="after")
+    def _something(self) -> SetAccount:
+        if self.approval is None and self.sizing is None and self.limits is None:
+            raise ValueError("name approval, sizing or limits")
+        return self
 
 
 class LogIn(_Command):
@@ -216,6 +287,14 @@ class Acknowledge(_Command):
     alerts: tuple[str, ...] | None = None
 
 
+class TestAlerts(_Command):
+    """Send a message to every channel of ``[alerts]`` now; the answer says which took it."""
+
+    __test__ = False  # no test of pytest's
+
+    command: Literal["test_alerts"]
+
+
 class Review(_Command):
     """Confirm a strategy's automated executions: its repeated-execution throttle (C11) begins anew."""
 
@@ -243,6 +322,95 @@ class Repair(_Command):
     """The line's ``at`` as the operator has seen it: refused if its values have changed since."""
 
 
+class Preview(_Command):
+    """Say what would come of a signal now, account by account; nothing is stored, counted or sent.
+
+    ``signal``: a document of schema v1, where ``id``, ``source`` and ``issued_at`` may be missing. ``held``: a signal
+    that waits for approval, as ``source/id``; the prices are then those an approval would change. ``accounts``: these
+    only. ``scale``: as an approval with it. ``rules``: of each account also every rule that is in its way.
+    """
+
+    command: Literal["preview"]
+    signal: dict[str, Any] | None = None
+    held: SignalKey | None = None
+    accounts: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    scale: Positive | None = None
+    quantity: Positive | None = None
+    limit_price: Positive | None = None
+    stop_loss: Positive | None = None
+    take_profit: Positive | None = None
+    trail_percent: Percent | None = None
+    rules: Annotated[bool, Field(strict=True)] = False
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Preview:
+        if (self.signal is None) is (self.held is None):
+            raise ValueError("name either signal (a document) or held (source/id)")
+        changes = (
+            self.quantity,
+            self.limit_price,
+            self.stop_loss,
+            self.take_profit,
+            self.trail_percent,
+        )
+        if self.signal is not None and any(change is not None for change in changes):
+            raise ValueError(
+                "quantity and prices stand in the signal itself; only a held one's are changed"
+            )
+        return self
+
+
+class Note(_Command):
+    """Write down a text and tags about a signal (``source/id``), an order (ClOrdID) or a position (``account/symbol``).
+
+    It takes the place of the note before; without text and tags there is none any more.
+    """
+
+    command: Literal["note"]
+    on: Literal["signal", "order", "position"]
+    key: Text
+    text: Annotated[str, StringConstraints(max_length=2_000, strip_whitespace=True)] = ""
+    tags: Annotated[tuple[Name, ...], Field(max_length=10)] = ()
+
+
+class Report(_Command):
+    """Make the report of a day, or an account's statement: the result's ``text``. Never kept in the journal."""
+
+    command: Literal["report"]
+    day: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
+    account: Name | None = None
+    zone: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_+/-]{1,60}$")] = "UTC"
+    form: Literal["html", "csv"] = "html"
+
+
+class Bars(_Command):
+    """Read a symbol's price bars, oldest first (engine.bars); never kept in the journal."""
+
+    command: Literal["bars"]
+    symbol: Symbol
+    interval_s: int = 60
+    limit: Annotated[int, Field(ge=1, le=1_001)] = 500
+
+    @field_validator("interval_s")
+    @classmethod
+    def _a_width_there_is(cls, value: int) -> int:
+        if value not in BAR_WIDTHS:
+            raise ValueError(f"expected one of {', '.join(map(str, BAR_WIDTHS))} (seconds)")
+        return value
+
+
+class Curves(_Command):
+    """Read the curves of profit of accounts or strategies (engine.curves); never kept in the journal.
+
+    ``names``: these; absent: the ``top`` that have moved most.
+    """
+
+    command: Literal["curves"]
+    of: Literal["account", "strategy"]
+    names: Annotated[tuple[Text, ...], Field(min_length=1, max_length=20)] | None = None
+    top: Annotated[int, Field(ge=1, le=20)] = 8
+
+
 class Presence(_Command):
     """The desk's sign of life for the dead-man's switch; never kept in the journal."""
 
@@ -255,6 +423,7 @@ Command = (
     | Force
     | Resend
     | CancelOrder
+    | CancelOrders
     | ReplaceOrder
     | ClosePosition
     | Flatten
@@ -265,16 +434,27 @@ Command = (
     | Rearm
     | Disarm
     | ResolveUnknown
+    | LookUp
     | SetAccountActive
+    | SetAccountsActive
     | LogIn
     | ReloadAccounts
     | SetLimits
+    | SetAccount
     | Acknowledge
+    | TestAlerts
     | Review
     | Adopt
     | Repair
+    | Preview
+    | Note
+    | Report
+    | Bars
+    | Curves
     | Presence
 )
+UNRECORDED = (Presence, Preview, Report, Bars, Curves)
+"""What changes nothing and is asked often: kept neither in the journal nor in the audit trail; any role may."""
 _ADAPTER: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="command")])
 
 

@@ -24,6 +24,9 @@ DIFFERENCES: Final = "differences"
 EXTERNAL: Final = "external"
 CONTROLS: Final = "controls"
 USAGE: Final = "usage"
+BARS: Final = "bars"
+STRATEGIES: Final = "strategies"
+UNKNOWN: Final = "unknown"
 
 KEYS: Final[dict[str, str]] = {
     SIGNALS: "key",  # source/id
@@ -41,6 +44,9 @@ KEYS: Final[dict[str, str]] = {
     EXTERNAL: "key",  # account/order_id
     CONTROLS: "number",  # C01 to C30
     USAGE: "key",  # scope/limit
+    BARS: "key",  # symbol@seconds
+    STRATEGIES: "strategy",
+    UNKNOWN: "cl_ord_id",
 }
 
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
@@ -77,9 +83,18 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "hold_expires_at",
         "predicted_finish_ms",
         "predicted_cold",
+        "price",
+        "mark",
+        "drift_percent",
+        "drifted",
+        "stage",
+        "stage_text",
+        "stage_expires_at",
         "first_byte_us",
         "last_byte_us",
         "last_ack_us",
+        "note",
+        "tags",
     ),
     ORDERS: (
         "cl_ord_id",
@@ -108,6 +123,8 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "updated_at",
         "first_byte_us",
         "ack_us",
+        "note",
+        "tags",
     ),
     FILLS: (
         "key",
@@ -141,6 +158,8 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "protected",
         "stop_distance_percent",
         "updated_at",
+        "note",
+        "tags",
     ),
     ACCOUNTS: (
         "id",
@@ -175,9 +194,11 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "last_probe_at",
         "warm_connections",
         "rate_left",
+        "rate_most",
         "paused_until",
         "logs_in",
         "todo",
+        "needs",
         "differences",
         "external_orders",
         "reconciliation",
@@ -213,6 +234,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "exposure",
         "loop_lag_ms",
         "services",
+        "needs",
         "prices",
     ),
     HALTS: ("scope", "state", "reason", "at", "by"),
@@ -230,7 +252,17 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "at",
     ),
     LATENCY: ("stage", "total", "minute", "second", "buckets", "at"),
-    PNL: ("at", "equity", "total", "realised", "unrealised"),
+    PNL: (
+        "at",
+        "equity",
+        "total",
+        "realised",
+        "unrealised",
+        "signals",
+        "orders",
+        "fills",
+        "loop_lag_ms",
+    ),
     ALERTS: (
         "id",
         "at",
@@ -290,6 +322,44 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "meaning",
     ),
     USAGE: ("key", "scope", "limit", "used", "most", "percent", "unit", "text", "at"),
+    BARS: ("key", "symbol", "interval_s", "at", "open", "high", "low", "close", "prices"),
+    STRATEGIES: ("strategy", "total", "exposure", "fills"),
+    UNKNOWN: (
+        "cl_ord_id",
+        "order_id",
+        "account",
+        "broker",
+        "symbol",
+        "side",
+        "order_type",
+        "time_in_force",
+        "order_qty",
+        "limit_price",
+        "stop_price",
+        "status",
+        "cum_qty",
+        "leaves_qty",
+        "avg_px",
+        "code",
+        "text",
+        "strategy",
+        "source",
+        "signal_id",
+        "leg",
+        "parent",
+        "created_at",
+        "updated_at",
+        "first_byte_us",
+        "ack_us",
+        "promise",
+        "settle_s",
+        "may_resend",
+        "sent_at",
+        "sent",
+        "looks",
+        "looked_at",
+        "said",
+    ),
 }
 """``sizing``, ``limits``, ``hours`` are objects; ``tags``, ``strategies``, ``symbols`` lists; ``services`` maps a
 name (``journal``, ``redis``, ``mongo``, ``prices``) to ``{"state","text"}``; ``prices`` maps a symbol to its last
@@ -298,12 +368,17 @@ are ``{"count","p50","p90","p99","p999","max"}`` in microseconds (``null`` where
 list of ``[upper bound in microseconds, count]`` since start. The tables ``signals``, ``orders`` and ``fills`` hold
 the newest few thousand rows; older ones are read through the lists of the API.
 
+``price`` of a held signal: the price it came at (the producer's, else the market's), ``mark`` the market's now,
+``drift_percent`` how far that is from it, ``drifted``: beyond ``signals.approval_drift_percent``. ``stage`` of a staged
+release: ``waiting``, ``released``, ``halted``, ``stopped``, ``expired`` or ``ended``; ``stage_text`` says it in a line.
 ``predicted_finish_ms`` of a held signal: how long its orders would take to leave if it were released now, by the
 limits alone; ``predicted_cold``: how many of its accounts have no free connection just now, which that does not
-count. An account's ``queue``: orders that wait in its lane; ``rate_left``: entries its limits would let leave
-at once; ``warm_connections``: open of wanted, like ``2/2``; ``last_probe_at``: when its broker last answered;
+count. An account's ``queue``: orders that wait in its lane; ``rate_left``: entries its limits would let leave at once,
+of ``rate_most`` while nothing has left lately; ``warm_connections``: open of wanted, like ``2/2``;
+``last_probe_at``: when its broker last answered;
 ``paused_until``: the end of the quiet its broker asked for; ``logs_in``: whether its broker wants a person to log
 in each day (the command ``log_in``); ``todo``: what a person must do, empty if nothing;
+``needs`` (of the engine's own row, too): the same one by one, each ``{"code","text","todo"}``;
 ``differences``, ``external_orders``: how many lines of those tables are its; ``reconciliation``: how often it is
 really compared with its broker, and of what it is not.
 
@@ -312,7 +387,15 @@ really compared with its broker, and of what it is not.
 ``actions`` what may be done (``adopt``: the broker's word becomes ours; ``repair``: an order brings it to ours).
 ``external``: working orders at a broker that are none of ours: counted as exposure, never touched but by ``kill``.
 ``controls``: the thirty controls (engine.model.controls); ``state`` is ``on``, ``off``, ``tripped`` or ``failing``.
+``pnl``: one row a second; ``signals``, ``orders``, ``fills`` count since the book began, ``loop_lag_ms`` is the worst
+of that second. ``bars``: the live bars of symbols that somebody reads bars of (the command ``bars``), ``at`` is a bar's
+start, ``prices`` how many made it. ``strategies``: profit or loss since the engine's start, what is held at its mark.
 ``usage``: limits in use, ``scope`` as in commands (``all`` is the firm), ``percent`` a whole number.
+``unknown``: the orders whose outcome nobody can prove, each as in ``orders`` and with what is known: ``sent`` (``all``,
+``part`` or ``not known`` of it left) at ``sent_at``, ``looks`` (how often its broker was asked for it), ``looked_at``
+and ``said`` (the last answer), ``promise`` (``D``: the broker refuses a repeated id for ever; ``T``: it can be found by
+its id; ``N``: neither), ``settle_s`` (how long "not found" proves nothing), ``may_resend`` (absence can be proven).
+``note``, ``tags``: what a person wrote down about it (the command ``note``).
 An alert's ``count`` and ``last_at`` tell how often and when last the same was told: repeats are grouped."""
 
 STAGES: Final = (

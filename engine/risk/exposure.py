@@ -105,7 +105,9 @@ class ExposureBook:
         self._firm = _Account()
         self._foreign: dict[str, list[str]] = {}  # account → keys of its foreign orders
         self._instead_of: dict[str, str] = {}  # a replacement about to be reserved → its original
-        self._exits: dict[tuple[str, str, Side], dict[str, Order]] = {}  # by account, symbol and side
+        self._exits: dict[
+            tuple[str, str, Side], dict[str, Order]
+        ] = {}  # by account, symbol and side
         # Positions: (account, symbol) → (broker, |quantity|); (broker, symbol) → Σ |quantity|.
         self._held: dict[tuple[str, str], tuple[str, Decimal]] = {}
         self._held_qty: dict[tuple[str, str], Decimal] = {}

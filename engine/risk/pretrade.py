@@ -300,8 +300,7 @@ class PreTrade:
         limits, instrument, quantity = state.limits, ask.instrument, ask.quantity
         before, worth_before = slices.NO_SUM, ZERO
         if ask.earlier:
-            before = slices.recent(ask.earlier, state.id, self._clock.now(), ask.price)
-            worth_before = before.value * instrument.multiplier
+            before, worth_before = self._before(state, ask)
         return (
             (self._unknown(state, entry, ask) if state.working else None)
             or self._flaw(entry, ask)
@@ -309,6 +308,28 @@ class PreTrade:
             or checks.value(quantity, ask.price, instrument, limits, worth_before)
             or (self._over_a_sum(state, entry, ask) if state.capped or ask.room else None)
         )
+
+    def refusals(self, state: AccountState, entry: Entry, ask: Ask) -> list[tuple[str, Reason]]:
+        """Return every check of ``refusal`` that does not pass, in its order, each with the name of its rule."""
+        unsupported = self._unsupported(state, entry.order_type, entry.time_in_force)
+        limits, instrument, quantity = state.limits, ask.instrument, ask.quantity
+        before, worth_before = self._before(state, ask)
+        asked = {
+            "order_type": ("BROKER_UNSUPPORTED", unsupported) if unsupported else None,
+            "unknown": self._unknown(state, entry, ask),
+            "order": self._flaw(entry, ask),
+            "quantity": checks.quantity(quantity, limits, before.quantity),
+            "value": checks.value(quantity, ask.price, instrument, limits, worth_before),
+            "day_orders": self._too_many(state, ask.room),
+            "position": self._position_too_large(state, entry, ask),
+            "exposure": self._too_much_open(state, ask),
+        }
+        return [(rule, reason) for rule, reason in asked.items() if reason is not None]
+
+    def _before(self, state: AccountState, ask: Ask) -> tuple[slices.Sum, Decimal]:
+        """Return what the same decision ordered for an account within the last minute, and what that is worth."""
+        before = slices.recent(ask.earlier, state.id, self._clock.now(), ask.price)
+        return before, before.value * ask.instrument.multiplier
 
     @staticmethod
     def _flaw(entry: Entry, ask: Ask) -> Reason | None:

@@ -9,10 +9,10 @@ import subprocess
 from collections.abc import AsyncIterator
 from typing import Final
 
+from engine.child import own_command
 from engine.home import Home
-from engine.kill_latch import BEATS, STALLED_MS, STATE
-from engine.services.child import own_command
-from engine.services.watchdog import REPORT, RUNNING
+from engine.kill_latch import BEATS, RUNNING, STALLED_MS, STATE
+from engine.services.watchdog import REPORT
 from engine.trading_engine import TradingEngine
 
 BEAT_S: Final = 0.5
@@ -96,6 +96,8 @@ class Heartbeat:
 
     def _popen(self) -> subprocess.Popen[bytes]:
         command = own_command(*self._options, "watchdog", "--after", f"{self._after_s:g}")
+        if self._engine.config.safety.kill_standby:
+            command.append("--standby")
         return subprocess.Popen(  # noqa: S603 (our own program)
             command,
             stdin=subprocess.PIPE,

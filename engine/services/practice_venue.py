@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from engine.child import own_command
 from engine.errors import TradingError
-from engine.services.child import own_command
 
 _STOPS_WITHIN_S = 3.0
 _URL = re.compile(r"https?://\S+")

@@ -5,7 +5,8 @@ It reads the beats in ``HOME/latch``. After ``WARN_S`` without one it says so in
 It never acts on an engine that is starting, stopping or gone, and counts only time in which it ran itself: when the
 machine sleeps, both stand still. Its stdin is the engine's hold on it: closed, it ends.
 
-Only the standard library and light modules of ours: it must be small, and start beside an engine that starts.
+With ``safety.kill_standby`` it is ready to cancel by itself (engine.kill_standby), in a thread that begins once the
+engine runs. The rest is the standard library and light modules of ours: it must start beside an engine that starts.
 """
 
 from __future__ import annotations
@@ -17,24 +18,34 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from engine.kill_latch import BEATS, FILE, FIRM, STALLED_MS, STATE, KillLatch
-from engine.services.child import own_command
+from engine.child import own_command
+from engine.kill_latch import BEATS, FILE, FIRM, RUNNING, STALLED_MS, STATE, KillLatch
 
 POLL_S: Final = 0.25
 WARN_S: Final = 2.0
-RUNNING: Final = 1
+STAND_BY_AFTER_S: Final = 2.0
+"""An engine that starts has better use for the processor."""
 REPORT: Final = "watchdog.json"
 
 
 class Watchdog:
-    """Watches one engine. ``options``: how the command line names home and configuration."""
+    """Watches one engine. ``options``: how the command line names home and configuration.
 
-    def __init__(self, home: Path, after_s: float, options: Sequence[str]) -> None:
+    ``standby``: waits, ready to cancel, until what it is given says that the engine has gone; ``None``: nobody does.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        after_s: float,
+        options: Sequence[str],
+        standby: Callable[[Watchdog, Callable[[], bool]], None] | None = None,
+    ) -> None:
         self._report = home / REPORT
         self._after_s = after_s
         self._options = options
@@ -45,12 +56,16 @@ class Watchdog:
         self._kill: subprocess.Popen[bytes] | None = None
         self._hearing: threading.Thread | None = None
         self._said = b""
+        self._result: dict[str, Any] = {}  # of the last kill
+        self._standby = standby
         self._acted = False
         self._gone = threading.Event()
 
     def run(self) -> None:
         """Watch until the engine lets go."""
         threading.Thread(target=self._hold, name="lifeline", daemon=True).start()
+        ready = threading.Thread(target=self._stand_by, name="standby", daemon=True)
+        ready.start()
         last = time.monotonic()
         while not self._gone.wait(POLL_S):
             now = time.monotonic()
@@ -61,7 +76,8 @@ class Watchdog:
             self._hearing.join()
             self._note_result()
         elif self._warned:
-            self._say("gone", "the engine ended while it stood still")
+            self.say("gone", "the engine ended while it stood still")
+        ready.join()
         self._shared.close()
 
     def _hold(self) -> None:
@@ -69,6 +85,17 @@ class Watchdog:
             while os.read(0, 4096):
                 pass
         self._gone.set()
+
+    def _stand_by(self) -> None:
+        while self._shared.words[STATE] != RUNNING:
+            if self._gone.wait(POLL_S):
+                return
+        if self._standby is None or self._gone.wait(STAND_BY_AFTER_S):
+            return
+        try:
+            self._standby(self, self._gone.is_set)
+        except Exception as error:  # noqa: BLE001 (the watch goes on without it)
+            self.say("failed", f"not ready to cancel by itself: {type(error).__name__}: {error}")
 
     def look(self, passed_s: float) -> None:
         """Look once, ``passed_s`` after the last time."""
@@ -78,7 +105,7 @@ class Watchdog:
         if words[STATE] != RUNNING or words[BEATS] != self._beats:
             self._beats = words[BEATS]
             if self._warned:
-                self._say("ok", f"the engine moves again after {self._stalled_s:.1f} s")
+                self.say("ok", f"the engine moves again after {self._stalled_s:.1f} s")
             self._stalled_s = 0.0
             self._warned = self._acted = False
             return
@@ -87,7 +114,7 @@ class Watchdog:
             words[STALLED_MS] = int(self._stalled_s * 1000)
             if not self._warned:
                 self._warned = True
-                self._say("hung", "the engine gives no sign of life")
+                self.say("hung", "the engine gives no sign of life")
         if self._stalled_s >= self._after_s and not self._acted:
             self._acted = True
             self._act()
@@ -101,7 +128,10 @@ class Watchdog:
             self._shared.press()
             self._shared.sync()
         except OSError as error:
-            self._say("acting", f"the latch is in force and not durable: {error}")
+            self.say("acting", f"the latch is in force and not durable: {error}")
+        if self._shared.watchdog_ready():
+            self.say("acting", f"{reason}: latched")  # our own thread sees the press
+            return
         command = own_command(*self._options, "kill", "--out-of-band", "--json", "--reason", reason)
         try:
             self._kill = subprocess.Popen(  # noqa: S603 (our own program)
@@ -111,14 +141,14 @@ class Watchdog:
                 stderr=subprocess.DEVNULL,
             )
         except OSError as error:
-            self._say("failed", f"latched; nothing can be canceled from here: {error}")
+            self.say("failed", f"latched; nothing can be canceled from here: {error}")
             return
         # While it runs: many accounts' outcomes are more than a pipe holds, and it would wait for ever.
         self._hearing = threading.Thread(
             target=self._hear, args=(self._kill,), name="kill", daemon=True
         )
         self._hearing.start()
-        self._say("acting", f"{reason}: latched, canceling at the brokers")
+        self.say("acting", f"{reason}: latched, canceling at the brokers")
 
     def _hear(self, kill: subprocess.Popen[bytes]) -> None:
         self._said, _ = kill.communicate()
@@ -130,20 +160,25 @@ class Watchdog:
             result = json.loads(self._said)
         except ValueError:
             result = {}
-        clear = kill.returncode == 0
-        text = "canceled at the brokers, nothing works any more" if clear else "not clear"
-        self._say("acted" if clear else "failed", text, result=result)
+        self.tell_result({**result, "clear": kill.returncode == 0})
 
-    def _say(self, state: str, text: str, **more: Any) -> None:
-        """Leave word for the desk, which the engine cannot tell."""
+    def tell_result(self, result: dict[str, Any]) -> None:
+        """Leave word of what came of a kill."""
+        self._result = result
+        clear = result["clear"]
+        text = "canceled at the brokers, nothing works any more" if clear else "not clear"
+        self.say("acted" if clear else "failed", text)
+
+    def say(self, state: str, text: str) -> None:
+        """Leave word for the desk and for who pressed, which the engine cannot tell."""
         document = {
             "state": state,
             "text": text,
             "at": _now(),
             "stalled_s": round(self._stalled_s, 1),
-            **more,
+            "result": self._result,
         }
-        draft = self._report.with_name(f".{REPORT}.{os.getpid()}")
+        draft = self._report.with_name(f".{REPORT}.{os.getpid()}.{threading.get_ident()}")
         with contextlib.suppress(OSError):  # the latch is what counts
             handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(handle, "w", encoding="utf-8") as file:
@@ -155,9 +190,14 @@ def _now() -> str:
     return datetime.now(UTC).isoformat("T", "microseconds")[:26] + "Z"
 
 
-def watch(home: Path, after_s: float, options: Sequence[str]) -> None:
+def watch(
+    home: Path,
+    after_s: float,
+    options: Sequence[str],
+    standby: Callable[[Watchdog, Callable[[], bool]], None] | None = None,
+) -> None:
     """Watch the engine of ``home``. A ^C in its terminal is the engine's to take."""
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    Watchdog(home, after_s, options).run()
+    Watchdog(home, after_s, options, standby).run()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from engine import failpoints
 from engine.errors import StoreError
@@ -22,6 +22,8 @@ from engine.stores.journal_opening import Checker, Opener, Opening, open_file, o
 log = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY_S = 2.0
+WAL_MOST_BYTES: Final = 32 << 20
+PAGE_BYTES: Final = 4096  # SQLite's own
 
 Work = Callable[[sqlite3.Connection], Any]
 
@@ -66,6 +68,7 @@ class JournalThread:
         self._work: SimpleQueue[Job | None] = SimpleQueue()
         self._opening = Opening()
         self._head = self._kept = audit.Head(0, b"")
+        self._wal_is_long = False  # the checkpointer's word: what it folds in is written on at once
         self._broken: StoreError | None = None
         self._closing_only: StoreError | None = None
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -130,6 +133,8 @@ class JournalThread:
                     break
                 batch.append(item)
             self._transact(connection, batch)
+            if self._wal_is_long and self._broken is None:
+                self._fold(connection)
             if stop:
                 break
         if self._broken is None and self._closing_only is None:
@@ -144,7 +149,8 @@ class JournalThread:
             while not stop.wait(CHECKPOINT_EVERY_S):
                 if failpoints.ARMED:
                     failpoints.hit("journal.checkpoint.before")
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                self._wal_is_long = pages * PAGE_BYTES > WAL_MOST_BYTES
                 if failpoints.ARMED:
                     failpoints.hit("journal.checkpoint.after")
                 self._keep_head()
@@ -155,6 +161,17 @@ class JournalThread:
             if connection is not None:
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
+
+    def _fold(self, connection: sqlite3.Connection) -> None:
+        """Fold in the last of a long WAL between two writes, so that the next one begins it anew.
+
+        While writes follow each other without a pause, the checkpoints beside them never come to the last one.
+        """
+        self._wal_is_long = False
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except (sqlite3.Error, OSError) as error:
+            self._found(f"a checkpoint failed: {error}")
 
     def _keep_head(self) -> None:
         """Write down beside the file how far the audit trail has come: never on the way of a commit."""

@@ -25,6 +25,7 @@ from gui.commands import Work
 from gui.desk import Desk
 from gui.panel import Caption
 from gui.theme import active
+from gui.words import tr
 
 HOLD_MS = 800
 
@@ -110,11 +111,12 @@ class Dialog(QDialog):
 
     def heading(self, title: str, text: str = "") -> None:
         """Put a heading, and a sentence below it."""
+        title = tr(title)
         self.setWindowTitle(title)
         self.setAccessibleName(title)
         self.page.addWidget(Caption(title, 15, 600, "text"))
         if text:
-            line = Caption(text, 12.5)
+            line = Caption(tr(text), 12.5)
             line.setWordWrap(True)
             self.page.addWidget(line)
 
@@ -125,7 +127,7 @@ class Dialog(QDialog):
         grid.setVerticalSpacing(4)
         grid.setColumnStretch(1, 1)
         for at, (name, value) in enumerate(facts):
-            grid.addWidget(Caption(name, 12.5), at, 0, Qt.AlignmentFlag.AlignTop)
+            grid.addWidget(Caption(tr(name), 12.5), at, 0, Qt.AlignmentFlag.AlignTop)
             label = Caption(value, 12.5, 500, "text")
             label.setWordWrap(True)
             grid.addWidget(label, at, 1)
@@ -140,6 +142,7 @@ class Dialog(QDialog):
             self._fields.setColumnStretch(1, 1)
             self.page.addLayout(self._fields)
         row = self._fields.rowCount()
+        name, about = tr(name), tr(about)
         widget.setAccessibleName(name)
         if about:
             widget.setToolTip(about)
@@ -162,7 +165,8 @@ class Dialog(QDialog):
         self.page.addStretch(1)
         line = QHBoxLayout()
         line.addStretch(1)
-        safe = QPushButton("Back" if focus_go else "Keep as it is")
+        safe = QPushButton(tr("Back" if focus_go else "Keep as it is"))
+        go = tr(go)
         safe.setAccessibleName(safe.text())
         safe.clicked.connect(self.reject)
         button = HoldButton(go, act) if hold else QPushButton(go)
@@ -173,12 +177,28 @@ class Dialog(QDialog):
             button.clicked.connect(act)
         line.addWidget(safe)
         line.addWidget(button)
+        self.button_line = line
         self.page.addLayout(line)
         self._go = button
         chosen = button if focus_go and not hold else safe
         chosen.setDefault(True)
         if not focus_go:
             safe.setFocus()
+
+    def closing_line(self, others: list[tuple[str, Callable[[], None]]]) -> None:
+        """Put the buttons of a dialog that only tells: others, then the one that closes it."""
+        row = QHBoxLayout()
+        row.addStretch(1)
+        close = QPushButton(tr("Close"))
+        buttons = [(QPushButton(tr(text)), act) for text, act in others]
+        for button, act in (*buttons, (close, self.reject)):
+            button.setAccessibleName(button.text())
+            button.clicked.connect(act)
+            row.addWidget(button)
+        close.setDefault(True)
+        close.setFocus()
+        self.page.addStretch(1)
+        self.page.addLayout(row)
 
     # --- acting -------------------------------------------------------------------------------
 

@@ -6,8 +6,7 @@ import platform
 import sys
 
 from PySide6 import __version__ as pyside_version
-from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QGridLayout, QPushButton, QScrollArea, QWidget
+from PySide6.QtWidgets import QGridLayout, QScrollArea, QWidget
 
 from gui.dialogs.base import Dialog
 from gui.panel import Caption
@@ -22,7 +21,7 @@ class ShortcutsDialog(Dialog):
         """Make the widgets."""
         self.heading(
             "Keyboard shortcuts",
-            "Letters work while their table has the focus; the others everywhere.",
+            "Letters work while their table has the focus; the others everywhere. / filters a table, Esc clears it.",
         )
         inside = QWidget()
         grid = QGridLayout(inside)
@@ -48,7 +47,11 @@ class ShortcutsDialog(Dialog):
         area.setAccessibleName("Keyboard shortcuts")
         area.setMinimumHeight(420)
         self.page.addWidget(area)
-        _close_button(self)
+        self.closing_line([("Customise…", self._customise)])
+
+    def _customise(self) -> None:
+        self.desk.ask("keys")
+        self.reject()
 
 
 class AboutDialog(Dialog):
@@ -69,12 +72,4 @@ class AboutDialog(Dialog):
             ("Qt for Python", pyside_version),
             ("Licences", "Volley: MIT. Qt for Python: LGPL-3. Inter: OFL 1.1. Others as their packages say."),
         ])  # fmt: skip
-        _close_button(self)
-
-
-def _close_button(dialog: Dialog) -> None:
-    button = QPushButton("Close")
-    button.setAccessibleName("Close")
-    button.clicked.connect(dialog.reject)
-    dialog.page.addWidget(button, 0, Qt.AlignmentFlag.AlignRight)
-    button.setFocus()
+        self.closing_line([])

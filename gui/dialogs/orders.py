@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.model.codes import CODES
 from gui import formatting as fmt
 from gui.dialogs.base import Dialog, HoldButton
 
@@ -15,6 +16,35 @@ def _facts(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("Filled", f"{fmt.quantity(row.get('cum_qty'))} of {fmt.quantity(row['order_qty'])}"),
         ("Status", fmt.words(row["status"])),
     ]
+
+
+class WhyDialog(Dialog):
+    """Subject: ``order``. Its outcome in words: the code, what the broker or the engine said, what that means."""
+
+    def build(self) -> None:
+        """Make the widgets."""
+        row = self.subject["order"]
+        code = str(row.get("code") or "")
+        found = CODES.get(code)
+        self.heading(found.title if found else fmt.words(row["status"]))
+        facts = [*_facts(row), ("Said", str(row.get("text") or "nothing"))]
+        if code:
+            facts.append(("Code", code))
+        if found:
+            way_out = (
+                "It may be forced past this, one signal at a time."
+                if found.soft
+                else "It cannot be forced."
+            )
+            facts += [("Meaning", found.explanation), ("Way out", way_out)]
+        self.facts(facts)
+        self.closing_line([("Open trace", self._trace)] if row.get("signal_id") else [])
+
+    def _trace(self) -> None:
+        row = self.subject["order"]
+        self.desk.pick_signal(f"{row['source']}/{row['signal_id']}")
+        self.desk.show_panel("signal_detail")
+        self.accept()
 
 
 class ReplaceDialog(Dialog):

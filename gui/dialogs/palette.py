@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from PySide6.QtCore import QEvent, QObject, QRect, QSize, Qt
 from PySide6.QtGui import QKeyEvent, QPainter
 from PySide6.QtWidgets import (
@@ -13,11 +15,16 @@ from PySide6.QtWidgets import (
     QStyleOptionViewItem,
 )
 
+from engine.model import tables
+from gui import formatting as fmt
 from gui.commands import Command
 from gui.dialogs.base import Dialog
 from gui.table_model import Index
 from gui.theme import active
+from gui.words import tr
 
+SHORTEST = 2  # letters before rows are looked through
+MOST_PLACES = 30
 SELECTED = QStyle.StateFlag.State_Selected
 
 
@@ -44,17 +51,20 @@ class _Lines(QStyledItemDelegate):
 
 
 class PaletteDialog(Dialog):
-    """Every command of the registry, found by words of title, group and keywords."""
+    """Every command of the registry, found by words of title, group and keywords; and rows to go to.
+
+    From the second letter on, accounts, orders and symbols whose names match are listed below the commands.
+    """
 
     WIDTH = 560
 
     def build(self) -> None:
         """Make the widgets."""
-        self.setWindowTitle("Command palette")
-        self.setAccessibleName("Command palette")
+        self.setWindowTitle(tr("Command palette"))
+        self.setAccessibleName(tr("Command palette"))
         self.page.setContentsMargins(8, 8, 8, 8)
         self.edit = QLineEdit()
-        self.edit.setPlaceholderText("Type a command, a panel, a layout…")
+        self.edit.setPlaceholderText(tr("Type a command, a panel, an account, a symbol, an order…"))
         self.edit.setAccessibleName("Find a command")
         self.edit.setFont(active().font(14))
         self.edit.setMinimumHeight(active().px(32))
@@ -92,7 +102,36 @@ class PaletteDialog(Dialog):
             item.setData(0x0101, command.id)
             item.setSizeHint(item.sizeHint().expandedTo(self._line_size()))
             self.list.addItem(item)
+        for panel, key, title in (
+            self._places(text.lower().split()) if len(text) >= SHORTEST else ()
+        ):
+            item = QListWidgetItem(title)
+            item.setData(0x0100, (tr("Go to"), title, self.desk.panel_title(panel), True))
+            item.setData(0x0102, (panel, key))
+            item.setSizeHint(item.sizeHint().expandedTo(self._line_size()))
+            self.list.addItem(item)
         self.list.setCurrentRow(0)
+
+    def _places(self, words: list[str]) -> list[tuple[str, str, str]]:
+        """Return rows whose names have every word: the panel, the row's key (or ``/`` and a filter), a title."""
+        store, found = self.desk.store, []
+        for key, row in store.rows(tables.ACCOUNTS).items():
+            found.append(
+                ("accounts", key, f"{row.get('id', key)}  {row.get('name') or ''}".strip())
+            )
+        symbols = {str(row.get("symbol")) for table in (tables.POSITIONS, tables.ORDERS, tables.SIGNALS)
+                   for row in store.rows(table).values() if row.get("symbol")}  # fmt: skip
+        found += [("positions", f"/{symbol}", symbol) for symbol in sorted(symbols)]
+        for key, row in store.rows(tables.ORDERS).items():
+            found.append(
+                ("orders", key, f"{key}  {row.get('symbol', '')} {row.get('account', '')}")
+            )
+        matching = ((panel, key, title) for panel, key, title in found
+                    if all(word in title.lower() for word in words))  # fmt: skip
+        return [
+            (panel, key, fmt.Privacy.veil(title))
+            for panel, key, title in islice(matching, MOST_PLACES)
+        ]
 
     def _line_size(self) -> QSize:
         return QSize(100, active().px(26))
@@ -117,9 +156,12 @@ class PaletteDialog(Dialog):
         item = self.list.currentItem()
         if item is None:
             return
-        name = str(item.data(0x0101))
+        name, place = item.data(0x0101), item.data(0x0102)
         self.accept()
-        self.desk.registry.run(name)
+        if place is not None:
+            self.desk.go_to(*place)
+        else:
+            self.desk.registry.run(str(name))
 
 
 def _rank(command: Command, words: list[str]) -> int | None:

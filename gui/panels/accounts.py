@@ -2,124 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from PySide6.QtWidgets import QPushButton
 
 from engine.client import Row
 from engine.model import tables
-from gui import columns as col
+from gui import account_columns, todo
 from gui import formatting as fmt
-from gui import todo
 from gui.commands import CONFIRM, HOLD, Command, Work
 from gui.desk import Desk
-from gui.panel import TablePanel
+from gui.grouping import GroupedPanel, Parts
 from gui.table_model import Column
-
-LINK_TONES = {
-    "connected": "pos", "connecting": "accent", "degraded": "warn", "disconnected": "crit", "error": "crit",
-}  # fmt: skip
-LINK_MARKS = {
-    "connected": "●",
-    "connecting": "○",
-    "degraded": "◐",
-    "disconnected": "○",
-    "error": "✕",
-}
-STATE_TONES = {"active": "", "reducing": "warn", "disarmed": "muted", "halted": "crit"}
+from gui.undo import pause
 
 
-def readiness(row: Row) -> str:
-    """Return in a word or two whether an account can trade now, and if not, why not."""
-    if not row.get("active"):
-        return "Switched off"
-    link = row.get("connection")
-    if link != "connected":
-        return str(row.get("connection_text") or fmt.words(link))
-    state = str(row.get("state") or "active")
-    if state != "active":
-        return fmt.words(state)
-    if row.get("unknown_orders"):
-        return f"{row['unknown_orders']} unknown to resolve"
-    return "Ready"
-
-
-def needs(row: Row) -> bool:
-    """Say whether a person has something to do for an account, or it cannot trade."""
-    return bool(row.get("todo")) or (bool(row.get("active")) and readiness(row) != "Ready")
-
-
-def _ready(row: Row) -> str:
-    """Return the readiness with a mark where it is wanting: colour is never alone."""
-    text = readiness(row)
-    return text if text == "Ready" else f"▲ {text}"
-
-
-def _session(left: float | None) -> str:
-    if left is None:
-        return ""
-    if left <= 0:
-        return "✕ ended"
-    return f"▲ {fmt.age(left)}" if left <= todo.SOON_S else fmt.age(left)
-
-
-def _session_tone(left: float | None) -> str:
-    if left is not None and left <= todo.SOON_S:
-        return "crit" if left <= 0 else "warn"
-    return "muted"
-
-
-def _tip(row: Row) -> str:
-    """Return everything that bears on whether an account can trade, a line each."""
-    facts = [
-        ("To do", row.get("todo")),
-        ("Link", row.get("connection_text") or fmt.words(row.get("connection"))),
-        (
-            "Session ends",
-            row.get("session_expires_at") and fmt.Times.full(row["session_expires_at"]),
-        ),
-        ("Broker last answered", row.get("last_probe_at") and fmt.Times.full(row["last_probe_at"])),
-        ("Connections", row.get("warm_connections")),
-        ("Entries it may send at once", row.get("rate_left")),
-        ("Orders waiting", row.get("queue")),
-        ("Quiet until", row.get("paused_until") and fmt.Times.full(row["paused_until"])),
-        ("Last error", row.get("last_error")),
-    ]
-    return "\n".join(f"{name}: {value}" for name, value in facts if value not in (None, ""))
-
-
-def _connections(row: Row) -> str:
-    """Return the tone of an account's connections: fewer than wanted is a warning."""
-    warm, _, wanted = str(row.get("warm_connections") or "").partition("/")
-    return "muted" if warm == wanted else "warn"
-
-
-def sizing(row: Row) -> str:
-    """Return an account's sizing in words."""
-    rule = row.get("sizing")
-    if not isinstance(rule, dict):
-        return ""
-    method = str(rule.get("method", ""))
-    value = next(
-        (rule[name] for name in ("quantity", "percent", "value", "factor") if rule.get(name)), ""
-    )
-    unit = {
-        "percent_equity": "% of equity",
-        "risk_percent": "% at risk",
-        "fixed": " units",
-        "multiplier": "×",
-    }
-    return (
-        f"{value}{unit.get(method, '')}"
-        if value and method in unit
-        else f"{fmt.words(method)} {value}".strip()
-    )
-
-
-class AccountsPanel(TablePanel):
-    """Every account with its switch."""
+class AccountsPanel(GroupedPanel):
+    """Every account with its switch, or groups of them added up."""
 
     NAME = "accounts"
     TITLE = "Accounts"
-    ABOUT = "Connection, equity, day P&L and the switch of every account"
+    ABOUT = (
+        "The fleet: connection, session, rate, limits in use, money and the switch of every account"
+    )
+    GROUPINGS = (("broker", "By broker"), ("tags", "By tag"), ("environment", "By environment"),
+                 ("approval", "By approval"), ("connection", "By link"))  # fmt: skip
+    OTHERS = ()
+    GROUP_SORT = ("rows", True)
     TABLE = tables.ACCOUNTS
     SORT = ("id", False)
     EMPTY = (
@@ -128,14 +37,33 @@ class AccountsPanel(TablePanel):
     )
 
     def __init__(self, desk: Desk) -> None:
+        self.in_use = account_columns.InUse(desk)
+        self.in_use.reset()
         super().__init__(desk)
         self.todo = QPushButton()
         self.view.toggled.connect(self._on_toggled)
+        desk.store.watch(tables.USAGE, self._on_usage, self._on_all_usage)
         desk.registry.add_all(self._commands())
 
     def columns(self) -> tuple[Column, ...]:
         """Return the columns; what is left of sessions is told by the engine's clock."""
-        return _columns(self.desk)
+        return account_columns.columns(self.desk, self.in_use)
+
+    def group_columns(self) -> tuple[Column, ...]:
+        """Return the columns of groups."""
+        return account_columns.group_columns()
+
+    def parts(self, row: Row) -> Parts:
+        """Return what an account adds to its group."""
+        return account_columns.parts(row)
+
+    def _on_usage(self, changed: Iterable[str], removed: Iterable[str]) -> None:
+        touched = self.in_use.take(changed, removed)
+        self.model.apply([account for account in touched if account in self.model.rows], ())
+
+    def _on_all_usage(self) -> None:
+        self.in_use.reset()
+        self.model.load()
 
     def build(self) -> None:
         """Put table and buttons in."""
@@ -143,6 +71,7 @@ class AccountsPanel(TablePanel):
         button = self.desk.registry.button
         self.todo = button("todo.show", "To do")
         self.tools = [
+            self.picker,
             self.todo,
             button("account.needs", "Needs something"),
         ]
@@ -170,6 +99,9 @@ class AccountsPanel(TablePanel):
                     about="Make the day's login at the account's broker, in the browser"),
             Command("account.limits", "Limits…", self._limits, "max order value quantity loss", "", group,
                     enabled=some, scope=self.view, about="See and change the limits of the selected account"),
+            Command("account.change", "Change accounts…", self._change, "group edit approval sizing limits many", "",
+                    group, enabled=some, scope=self.view,
+                    about="Set approval, sizing or limits of all selected accounts at once"),
             Command("account.kill", "Halt account…", self._kill, "kill stop", "", group, CONFIRM, enabled=some,
                     about="Halt the selected account and cancel its working orders"),
             Command("account.flatten", "Flatten this account…", self._flatten, "close everything", "", group, HOLD,
@@ -183,12 +115,14 @@ class AccountsPanel(TablePanel):
 
     def menu_commands(self) -> list[str]:
         """Return the row menu."""
-        return ["account.toggle", "account.log_in", "", "account.pause", "account.resume", "account.limits", "",
+        return ["account.toggle", "account.log_in", "", "account.pause", "account.resume", "account.limits",
+                "account.change", "",
                 "account.kill", "account.flatten", "", "account.reload"]  # fmt: skip
 
     def _only_needs(self) -> None:
-        self.model.keep = None if self.model.keep else needs
+        self.model.keep = None if self.model.keep else account_columns.needs
         self.model.load()
+        self._regroup()
         self.tick()
         self.desk.registry.refresh()
 
@@ -202,6 +136,11 @@ class AccountsPanel(TablePanel):
         if row:
             self.desk.ask("limits", account=dict(row))
 
+    def _change(self) -> None:
+        rows = self.chosen()
+        if rows:
+            self.desk.ask("accounts", accounts=[dict(row) for row in rows])
+
     def _on_toggled(self, key: str, _column: str) -> None:
         row = self.model.rows.get(key)
         if row is not None and self.can_command():
@@ -211,17 +150,22 @@ class AccountsPanel(TablePanel):
         return self._set_active(self.chosen())
 
     async def _set_active(self, rows: list[Row]) -> None:
-        """Ask the engine; the switch moves when the engine says so, not before."""
-        for row in rows:
-            await self.desk.command(
-                "set_account_active", account=row["id"], active=not row["active"]
-            )
-        word = "on" if not rows[0]["active"] else "off"
+        """Ask the engine; the switches move when the engine says so, not before. All go the way of the first."""
+        active = not rows[0]["active"]
+        if len(rows) == 1:
+            await self.desk.command("set_account_active", account=rows[0]["id"], active=active)
+        else:
+            accounts = [row["id"] for row in rows]
+            await self.desk.command("set_accounts_active", accounts=accounts, active=active)
+        word = "on" if active else "off"
         self.desk.say("ok", f"{len(rows)} account{'s' if len(rows) > 1 else ''} switched {word}")
 
     def _scope(self, command: str) -> Work:
         subjects = [{"scope": f"account:{row['id']}"} for row in self.chosen()]
         word = "Paused" if command == "pause" else "Resumed"
+        if command == "pause":
+            title = f"Paused {len(subjects)} account{'s' if len(subjects) > 1 else ''}"
+            return pause(self.desk, title, [one["scope"] for one in subjects])
         return self.desk.each(
             f"{word} {len(subjects)} account{'s' if len(subjects) > 1 else ''}", command, subjects
         )
@@ -260,61 +204,3 @@ class AccountsPanel(TablePanel):
     async def _reload(self) -> None:
         await self.desk.command("reload_accounts")
         self.desk.say("ok", "Accounts read again")
-
-
-def _columns(desk: Desk) -> tuple[Column, ...]:
-    store = desk.store
-
-    def left(row: Row) -> float | None:
-        return todo.session_left(row, store.age_of)
-
-    def quiet(row: Row) -> float | None:
-        age = store.age_of(row.get("paused_until"))
-        return None if age is None or age >= 0 else -age
-
-    return (
-        col.text("active", "On", 42, kind="toggle", text=lambda row: "On" if row.get("active") else "Off",
-                 tone=lambda row: "accent" if row.get("active") else "muted",
-                 about="Switch an account on or off; its working orders are still managed"),
-        col.text("id", "Account", 72),
-        col.chip("connection", "Link", 100, LINK_TONES, LINK_MARKS),
-        col.money("equity", "Equity", 90),
-        col.pnl("day_pnl", "Day P&L", 78, flash=True),
-        col.text("ready", "Readiness", 130, text=_ready, raw=readiness,
-                 tone=lambda row: "muted" if readiness(row) == "Ready" else "warn",
-                 tip=_tip),
-        Column("session", "Session", 84, text=lambda row: _session(left(row)), raw=left, live=True,
-               tone=lambda row: _session_tone(left(row)), tip=_tip,
-               about="Life left of its login, where its broker ends sessions"),
-        col.text("todo", "To do", 200, tone=lambda _row: "warn", tip=_tip,
-                 about="What a person must do, empty if nothing"),
-        col.count("positions", "Pos", 42),
-        col.count("open_orders", "Open", 48, "accent"),
-        col.count("unknown_orders", "Unk", 42, "warn"),
-        col.count("rejects", "Rej", 42, "crit"),
-        col.count("rate_left", "Rate left", 62, about="Entries its limits would let leave at once"),
-        col.count("queue", "Queue", 48, "warn", about="Orders waiting for their turn"),
-        col.text("warm_connections", "Conns", 48, tone=_connections, about="Order connections open, of those wanted"),
-        Column("paused_until", "Quiet for", 70, text=lambda row: fmt.countdown(quiet(row)) if quiet(row) else "",
-               raw=quiet, live=True, tone=lambda _row: "warn",
-               about="Time left of the quiet its broker asked for; nothing is sent to it until then"),
-        col.stamp("session_expires_at", "Session ends", about="When its token ends and has to be renewed",
-                  visible=False),
-        Column("last_probe_at", "Answered", 74, text=lambda row: fmt.age(store.age_of(row.get("last_probe_at"))),
-               raw=lambda row: fmt.epoch(row.get("last_probe_at")), live=True, tone=lambda _row: "muted",
-               tip=lambda row: fmt.Times.full(row.get("last_probe_at")), about="How long ago its broker last answered"),
-        col.micros("ack_p50_us", "Ack p50"),
-        col.text("name", "Name", 110),
-        col.quiet("broker", "Broker", 70),
-        col.quiet("environment", "Env", 60),
-        col.pnl("unrealised", "Open P&L", visible=False),
-        col.pnl("realised", "Realised", visible=False),
-        col.money("exposure", "Exposure", visible=False),
-        col.money("cash", "Cash", visible=False),
-        col.money("buying_power", "Buying power", 104, visible=False),
-        col.text("sizing", "Sizing", 130, text=sizing, raw=sizing,
-                 tone=lambda _row: "muted"),
-        col.text("tags", "Tags", 90, text=lambda row: " ".join(row.get("tags") or ()), tone=lambda _row: "muted"),
-        col.quiet("approval", "Approval", 70),
-        col.text("last_error", "Last error", 220, tone=lambda _row: "muted"),
-    )  # fmt: skip

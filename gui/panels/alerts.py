@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.client import Row
 from engine.model import tables
+from engine.model.codes import CODES
 from gui import columns as col
 from gui import formatting as fmt
 from gui.commands import Command, Work
@@ -58,6 +59,10 @@ class AlertsPanel(TablePanel):
             Command("alert.acknowledge_all", "Acknowledge all alerts", self._all, "seen ack", "", "Alerts",
                     enabled=lambda: self.can_command() and any(map(waits, self.model.rows.values())),
                     about="Say that every alert was seen"),
+            Command("alert.explain", "Explain the code…", self._explain, "why help refusal", "E", "Alerts",
+                    enabled=lambda: self._code() is not None, scope=self.view, about="What the alert's code means"),
+            Command("alert.test", "Send a test alert", self._test, "telegram webhook e-mail channel", "", "Alerts",
+                    enabled=self.can_command, about="Send a message to every channel of [alerts] in volley.toml"),
         ])  # fmt: skip
 
     def build(self) -> None:
@@ -67,13 +72,34 @@ class AlertsPanel(TablePanel):
 
     def menu_commands(self) -> list[str]:
         """Return the row menu."""
-        return ["alert.acknowledge", "alert.acknowledge_all"]
+        return ["alert.acknowledge", "alert.acknowledge_all", "", "alert.explain"]
 
     def _some(self) -> Work:
         return self._send([row["id"] for row in self.chosen() if waits(row)])
 
     def _all(self) -> Work:
         return self._send([row["id"] for row in self.model.rows.values() if waits(row)])
+
+    def _code(self) -> str | None:
+        row = self.chosen_one()
+        return str(row["code"]) if row and row.get("code") in CODES else None
+
+    def _explain(self) -> None:
+        self.desk.ask("codes", code=self._code())
+
+    async def _test(self) -> None:
+        answer = await self.desk.command("test_alerts")
+        failed = [
+            f"{one['channel']}: {one['problem']}" for one in answer["channels"] if one["problem"]
+        ]
+        if failed:
+            self.desk.say("warning", "Test alert", "; ".join(failed))
+        else:
+            self.desk.say(
+                "ok",
+                "Test alert",
+                f"Taken by {', '.join(one['channel'] for one in answer['channels'])}.",
+            )
 
     async def _send(self, alerts: list[str]) -> None:
         await self.desk.command("acknowledge", alerts=alerts)

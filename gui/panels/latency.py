@@ -1,33 +1,46 @@
-"""Latency: percentiles over time and a histogram of one stage, and a table of all of them."""
+"""Latency: each stage over time, its histogram and its budget; who is slow, which orders were, and our own loops."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from time import monotonic
 from typing import Any
 
 from PySide6.QtCore import Qt, QTimer
-from PySide6.QtGui import QResizeEvent, QShowEvent
-from PySide6.QtWidgets import QComboBox, QPushButton, QSplitter, QWidget
+from PySide6.QtGui import QShowEvent
+from PySide6.QtWidgets import QComboBox, QLineEdit, QStackedWidget, QWidget
 
-from engine.client import Row
+from engine.errors import CommandRefused
 from engine.model import tables
-from gui import columns as col
+from gui import charts
 from gui import formatting as fmt
+from gui.commands import Command
+from gui.curve_view import Curve, CurveView
 from gui.desk import Desk
+from gui.latency_budget import Budgets
+from gui.latency_heat import HeatGrid, HeatMap, whose_words
+from gui.latency_samples import Samples
+from gui.latency_slowest import Slowest, parts_of
+from gui.latency_stage import PARTS, TITLES, StageView, figures_of
+from gui.pace import Pace
 from gui.panel import CHARTS_AFTER_MS, Caption, EmptyNote, Panel
-from gui.table_model import Column, TableModel
-from gui.table_view import TableView
+from gui.seconds import Seconds
 from gui.theme import active
 
-TITLES = {
-    "validated": "Validated", "durable": "Durable", "planned": "Planned", "first_byte": "First byte",
-    "last_byte": "Last byte", "first_ack": "First ack", "last_ack": "Last ack", "send": "Send (order)",
-    "ack": "Ack (order)",
-}  # fmt: skip
-KEPT = 900
-VIEWS = (("time", "Over time"), ("histogram", "Histogram"), ("stages", "Stages"))
+WORST = 20
+VIEWS = {
+    "time": "Over time",
+    "histogram": "Histogram",
+    "stages": "Stages",
+    "heat": "Heat map",
+    "broker": "By broker",
+    "account": "By account",
+    "slowest": "Slowest orders",
+    "loops": "Our loops",
+}
+LOOPS = ("Engine loop lag", "Desk frame p99")
 
 
 class LatencyPanel(Panel):
@@ -35,128 +48,201 @@ class LatencyPanel(Panel):
 
     NAME = "latency"
     TITLE = "Latency"
-    ABOUT = "Percentiles over time and a histogram by stage"
+    ABOUT = "Percentiles over time, histogram, heat maps, the slowest orders, budgets"
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
-        self.history: dict[str, deque[tuple[float, float, float]]] = {
-            stage: deque(maxlen=KEPT) for stage in tables.STAGES
-        }
         self.stage = "last_byte"
-        self._drawn_at = 0.0
+        self.whose = ""
+        self.measured = "ack_us"
+        self.budgets = Budgets()
+        self.samples = Samples(desk.store)
+        self.details: dict[str, dict[str, Any]] = {}  # traces by ClOrdID
+        self._asked: set[str] = set()
+        self._reading = False
+        self._seconds = Seconds(desk.store, ("loop_lag_ms",))
+        self._frames: deque[tuple[float, float]] = deque(maxlen=7_200)
         self._due = True
-        self._charts: dict[str, Any] = {}
-        self._parts: dict[str, QWidget] = {}
         self._view = "time"
-        self.model = TableModel(_columns(), desk.store, self)
-        self.model.attach(tables.LATENCY)
-        self.model.sort(0)
+        self._text = ""
+        self.stages = StageView(desk.store)
+        self.stages.table.activated_key.connect(self.select_stage)
+        self._pace = Pace(self.stages.cost_ms, desk.store.meter.p99)
+        self.loops = CurveView(
+            "Loop lag of the engine and frame time of the desk",
+            charts.millis_axis,
+            _millis,
+            desk.store.meter.p99,
+        )
+        self.heat = HeatMap(self._read_cell)
+        self.grid = HeatGrid()
+        self.slowest = Slowest(self._open_signal)
+        self._framing = QTimer(self)
+        self._framing.timeout.connect(self._note_frames)
+        self._framing.start(1_000)
         desk.store.watch(tables.LATENCY, self._on_rows, self._on_reset)
         self._on_reset()
+        desk.registry.add_all(self._commands())
+
+    def _commands(self) -> list[Command]:
+        made = [
+            Command(f"latency.{name}", f"Latency: {title.lower()}", self._shower(name), "chart speed slow",
+                    "", "Latency", about=f"Show the latency panel with {title.lower()}")
+            for name, title in VIEWS.items()
+        ]  # fmt: skip
+        made.append(
+            Command("latency.budget", "Latency: set the budget of a stage", self._ask_budget, "limit alarm p99",
+                    "", "Latency", about="A stage whose p99 of the last minute is above its budget is told once")
+        )  # fmt: skip
+        return made
+
+    def _shower(self, name: str) -> Any:
+        def show() -> None:
+            self.desk.show_panel(self.NAME)
+            self.show_view(name)
+
+        return show
+
+    def _ask_budget(self) -> None:
+        self.desk.show_panel(self.NAME)
+        if self._view not in PARTS:
+            self.show_view("time")
+        self._budget.setFocus()
+        self._budget.selectAll()
+
+    # --- building -----------------------------------------------------------------------------
 
     def build(self) -> None:
-        """Make the selector; charts are made when first seen."""
-        self._select = QComboBox()
-        self._select.setAccessibleName("Stage")
-        for stage in tables.STAGES:
-            self._select.addItem(TITLES[stage], stage)
+        """Make the choosers; charts are made when first seen."""
+        self._views = self._combo("Latency view", VIEWS.items())
+        self._views.currentIndexChanged.connect(
+            lambda: self.show_view(str(self._views.currentData()))
+        )
+        self._select = self._combo("Stage", [(stage, TITLES[stage]) for stage in tables.STAGES])
         self._select.setCurrentIndex(self._select.findData(self.stage))
         self._select.currentIndexChanged.connect(self._on_stage)
-        self._buttons: dict[str, QPushButton] = {}
-        for name, title in VIEWS:
-            button = QPushButton(title)
-            button.setCheckable(True)
-            button.setProperty("variant", "flat")
-            button.setAccessibleName(f"Latency: {title}")
-            button.clicked.connect(lambda _on=False, name=name: self._show(name))
-            self._buttons[name] = button
+        self._budget = QLineEdit()
+        self._budget.setAccessibleName("Budget of the stage, milliseconds")
+        self._budget.setToolTip(
+            "Of this stage's p99, in milliseconds; above it an alert is told. Empty: none."
+        )
+        self._budget.setPlaceholderText("Budget ms")
+        self._budget.setMaximumWidth(active().px(80))
+        self._budget.editingFinished.connect(self._on_budget)
+        self._whose = self._combo("Whose orders", [("", whose_words(""))])
+        self._whose.currentIndexChanged.connect(self._on_whose)
+        self._metric = self._combo("What is measured", [("ack_us", "Ack"), ("send_us", "Send")])
+        self._metric.currentIndexChanged.connect(self._on_whose)
         self._figures = Caption("", 12, 500, "text")
         self._figures.setTextFormat(
             Qt.TextFormat.RichText
         )  # the lines' colours; no word of it is from outside
         self._figures.setContentsMargins(10, 4, 10, 2)
         self._figures.shrink()
-        self._split = QSplitter(Qt.Orientation.Horizontal)
-        self._split.setChildrenCollapsible(False)
         self._note = EmptyNote(
             "Nothing measured yet", "Each stage is timed from the first signal on."
         )
+        self._stack = QStackedWidget()
+        for page in (self._note, self.stages, self.heat, self.grid, self.slowest, self.loops):
+            self._stack.addWidget(page)
+        self.loops.read.connect(self._read_cell)
         self.body.addWidget(self._figures)
-        self.body.addWidget(self._note, 1)
-        self.body.addWidget(self._split, 1)
-        self.tools = [*self._buttons.values(), self._select]
+        self.body.addWidget(self._stack, 1)
+        self.tools = [self._budget, self._select, self._metric, self._whose, self._views]
+        for tool in self.tools:
+            tool.setParent(self)  # without one, showing it would open a window
+        self.show_view(self._view)
+
+    def _combo(self, name: str, items: Iterable[tuple[str, str]]) -> QComboBox:
+        combo = QComboBox()
+        combo.setAccessibleName(name)
+        combo.setToolTip(name)
+        for data, title in items:
+            combo.addItem(title, data)
+        combo.setMaximumWidth(active().px(128))
+        return combo
 
     def showEvent(self, event: QShowEvent) -> None:
         """Build the charts the first time they are seen."""
         super().showEvent(event)
-        if not self._parts:
+        if not self.stages.parts:
             QTimer.singleShot(CHARTS_AFTER_MS, self, self._build_charts)
         self._due = True
 
     def _build_charts(self) -> None:
-        if self._parts:
-            return
-        from gui import charts
-
-        time_plot = charts.plot(
-            "Latency over time",
-            {"bottom": charts.time_axis(), "left": charts.latency_axis("left", logarithmic=True)},
-        )
-        bar_plot = charts.plot(
-            "Latency histogram", {"bottom": charts.latency_axis("bottom", logarithmic=True)}
-        )
-        for widget in (time_plot, bar_plot):
-            widget.setMouseEnabled(x=False, y=False)
-        self._charts = {
-            "time": time_plot,
-            "histogram": bar_plot,
-            "p99": charts.curve(time_plot, "warn"),
-            "p50": charts.curve(time_plot, "accent"),
-            "bars": charts.bars(bar_plot),
-        }
-        view = TableView(self.model, "stages", self)
-        view.empty_title = "Nothing measured yet"
-        view.empty_text = "Each stage appears with the first signal."
-        view.activated_key.connect(self.select_stage)
-        self._parts = {"time": time_plot, "histogram": bar_plot, "stages": view}
-        for part in self._parts.values():
-            self._split.addWidget(part)
-        self._arrange()
+        self.stages.make()
         self.draw()
 
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        """Show all three where there is room, one where there is not."""
-        super().resizeEvent(event)
-        self._arrange()
+    # --- choosing -----------------------------------------------------------------------------
 
-    def _arrange(self) -> None:
-        if not self._parts:
-            return
-        wide, tall = self.width() >= 760, self.height() >= 460
-        self._split.setOrientation(
-            Qt.Orientation.Horizontal if wide and not tall else Qt.Orientation.Vertical
-        )
-        roomy = wide or tall
-        if roomy:
-            self._split.setSizes([5, 4, 4] if wide and not tall else [5, 4, 5])
-        for name, part in self._parts.items():
-            part.setVisible(roomy or name == self._view)
-            self._buttons[name].setVisible(not roomy)
-            self._buttons[name].setChecked(name == self._view)
-
-    def _show(self, name: str) -> None:
+    def show_view(self, name: str) -> None:
+        """Show another view (``VIEWS``)."""
+        changed = name != self._view
         self._view = name
-        self._arrange()
-        self._due = True
+        self._views.setCurrentIndex(self._views.findData(name))
+        by_stage = name in PARTS
+        self._select.setVisible(by_stage)
+        self._budget.setVisible(by_stage)
+        self._whose.setVisible(name == "heat")
+        self._metric.setVisible(name == "heat")
+        self._show_budget()
+        if by_stage:
+            self.stages.only = name
+            self.stages.arrange()
+        self.draw()
+        if changed:
+            self.desk.layout_touched.emit()
 
     def _on_stage(self) -> None:
         self.stage = str(self._select.currentData())
-        self._due = True
+        self._show_budget()
         self.draw()
+        self.desk.layout_touched.emit()
 
     def select_stage(self, stage: str) -> None:
         """Show another stage."""
         self._select.setCurrentIndex(self._select.findData(stage))
+
+    def _on_whose(self) -> None:
+        self.whose, self.measured = (
+            str(self._whose.currentData() or ""),
+            str(self._metric.currentData()),
+        )
+        self.draw()
+
+    # --- budgets ------------------------------------------------------------------------------
+
+    def _show_budget(self) -> None:
+        limit = self.budgets.limits.get(self.stage)
+        self._budget.setText("" if limit is None else f"{limit / 1e3:g}")
+
+    def _on_budget(self) -> None:
+        """Take a budget that was typed; what is no number above zero is put back."""
+        text = "".join(self._budget.text().split())
+        limit = fmt.number(text)
+        if text and (limit is None or not 0 < limit < math.inf):
+            self.desk.say(
+                "warning", "Budget", f"{self._budget.text()!r} is no time in milliseconds like 2.5"
+            )
+            self._show_budget()
+            return
+        wanted = None if limit is None else limit * 1e3
+        if wanted == self.budgets.limits.get(self.stage):
+            return
+        self.budgets.set(self.stage, wanted)
+        self._judge(self.stage)
+        self.draw()
+        self.desk.layout_touched.emit()
+
+    def _judge(self, stage: str) -> None:
+        """Compare a stage's last minute with its budget, and tell a crossing."""
+        minute = (self.store.rows(tables.LATENCY).get(stage) or {}).get("minute") or {}
+        p99 = fmt.number(minute.get("p99")) if minute.get("count") else None
+        if self.budgets.look(stage, p99):
+            text = f"p99 of the last minute is {fmt.micros(p99)}, the budget {fmt.micros(self.budgets.limits[stage])}"
+            self.desk.say("warning", f"{TITLES[stage]} is over its latency budget", text)
+
+    # --- what comes in ------------------------------------------------------------------------
 
     def _on_reset(self) -> None:
         self._on_rows(self.store.rows(tables.LATENCY), ())
@@ -165,125 +251,147 @@ class LatencyPanel(Panel):
         rows = self.store.rows(tables.LATENCY)
         for stage in changed:
             row = rows.get(stage)
-            if row and stage in self.history:
-                self._remember(stage, row)
+            if row and stage in tables.STAGES:
+                self.stages.remember(stage, row)
+                self._judge(stage)
         self._due = True
 
-    def _remember(self, stage: str, row: Row) -> None:
-        second = row.get("second") or {}
-        at = fmt.epoch(row.get("at"))
-        p50, p99 = fmt.number(second.get("p50")), fmt.number(second.get("p99"))
-        kept = self.history[stage]
-        if at is None or p50 is None or p99 is None or (kept and kept[-1][0] >= at):
-            return
-        kept.append((at, max(p50, 1.0), max(p99, 1.0)))
+    def _note_frames(self) -> None:
+        """Keep what the desk's frames cost, once a second."""
+        now, p99 = self.store.now(), self.store.meter.p99()
+        if now is not None and p99 is not None and (not self._frames or now > self._frames[-1][0]):
+            self._frames.append((now, p99))
+            self._due = True
+
+    def _open_signal(self, key: str) -> None:
+        self.desk.pick_signal(key)
+        self.desk.show_panel("signal_detail")
+
+    async def _read_traces(self, wanted: list[tuple[str, str]]) -> None:
+        """Read the traces of these orders (ClOrdID and signal), a signal at a time."""
+        try:
+            for signal in dict.fromkeys(signal for _, signal in wanted):
+                detail = await self.desk.signal_detail(signal)
+                for row in detail.get("accounts") or ():
+                    if row.get("cl_ord_id") and row.get("trace"):
+                        self.details[row["cl_ord_id"]] = (detail.get("trace") or {}) | row["trace"]
+        except CommandRefused:
+            pass  # its signal is known no more: the two parts of its row are shown
+        finally:
+            self._reading = False
+        self._due = True
+
+    # --- drawing ------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """Draw when there is something new."""
-        self.model.tick()
-        if self._due and monotonic() - self._drawn_at >= 0.2:
+        self.stages.model.tick()
+        if (self._due or self.samples.fresh) and not self._pace.left_s(monotonic()):
             self.draw()
 
     def draw(self) -> None:
-        """Redraw the charts in sight."""
-        self._due = False
-        self._drawn_at = monotonic()
+        """Redraw the view in sight."""
+        self._due = self.samples.fresh = False
+        self._pace.note(monotonic())
+        page: QWidget
+        if self._view in PARTS:
+            page = self._draw_stage()
+        elif self._view == "heat":
+            page = self._draw_heat()
+        elif self._view == "slowest":
+            page = self._draw_slowest()
+        elif self._view == "loops":
+            page = self._draw_loops()
+        else:
+            page = self.grid
+            self.grid.show_samples(self.samples.kept, self._view)
+            self._text = f"{len(self.samples.kept)} orders; stronger: slower"
+        self._stack.setCurrentWidget(page)
+        self._figures.setText(self._text)
+
+    def _draw_stage(self) -> QWidget:
         row = self.store.rows(tables.LATENCY).get(self.stage) or {}
-        self._figures.setText(_figures(row))
-        measured = bool(self.model.order)
-        self._note.setVisible(not measured)
-        self._split.setVisible(measured)
-        if not self._parts:
-            return
-        if self._parts["time"].isVisible():
-            self._draw_time()
-        if self._parts["histogram"].isVisible():
-            self._draw_histogram(row)
+        over = self.stage in self.budgets.over
+        limit = self.budgets.limits.get(self.stage)
+        self._text = figures_of(row, limit, over=over)
+        for at in range(self._select.count()):
+            stage = str(self._select.itemData(at))
+            mark = "▲ " if stage in self.budgets.over else ""
+            if self._select.itemText(at) != mark + TITLES[stage]:
+                self._select.setItemText(at, mark + TITLES[stage])
+        if not self.stages.model.order:
+            return self._note
+        self.stages.draw(self.stage, row, limit, over=over)
+        return self.stages
 
-    def _draw_time(self) -> None:
-        kept = self.history[self.stage]
-        xs = [at for at, _, _ in kept]
-        for name, place in (("p50", 1), ("p99", 2)):
-            self._charts[name].setData(xs, [math.log10(sample[place]) for sample in kept])
+    def _draw_heat(self) -> QWidget:
+        names = ["", *self.samples.names()]
+        if [self._whose.itemData(at) for at in range(self._whose.count())] != names:
+            self._whose.blockSignals(True)
+            self._whose.clear()
+            for name in names:
+                self._whose.addItem(whose_words(name), name)
+            self._whose.setCurrentIndex(max(0, self._whose.findData(self.whose)))
+            self._whose.blockSignals(False)
+        found = self.samples.of(self.whose)
+        self.heat.show_values([(sample.at, getattr(sample, self.measured)) for sample in found])
+        self._text = f"{len(found)} orders; stronger: more of them"
+        return self.heat
 
-    def _draw_histogram(self, row: Row) -> None:
-        edges = [(fmt.number(edge), fmt.number(count)) for edge, count in row.get("buckets") or ()]
-        known = [(edge, count) for edge, count in edges if edge and count is not None]
-        if not known:
-            self._charts["bars"].setOpts(x=[], height=[], width=[])
-            return
-        lows, highs, heights = [], [], []
-        before = known[0][0] / 2 if known[0][0] else 1.0
-        for edge, count in known:
-            if count:
-                lows.append(math.log10(max(before, 0.5)))
-                highs.append(math.log10(max(edge, 1.0)))
-                heights.append(count)
-            before = edge
-        widths = [max(0.01, (high - low) * 0.92) for low, high in zip(lows, highs, strict=True)]
-        middles = [(low + high) / 2 for low, high in zip(lows, highs, strict=True)]
-        self._charts["bars"].setOpts(x=middles, height=heights, width=widths)
+    def _draw_slowest(self) -> QWidget:
+        worst = self.samples.slowest(WORST)
+        self.slowest.show_rows(
+            [(sample, parts_of(sample, self.details.get(sample.key))) for sample in worst]
+        )
+        wanted = [
+            (s.key, s.signal)
+            for s in worst
+            if s.key not in self._asked and s.key not in self.details
+        ]
+        if wanted and not self._reading and self.can_command():
+            self._reading = True
+            self._asked.update(key for key, _ in wanted)
+            self.desk.spawn(self._read_traces(wanted), "Read the traces of slow orders")
+        self._text = (
+            f"The {len(worst)} slowest of {len(self.samples.kept)} orders; Return opens the signal"
+        )
+        return self.slowest
+
+    def _draw_loops(self) -> QWidget:
+        lag = Curve(LOOPS[0], self._seconds.at, self._seconds.columns["loop_lag_ms"])
+        frames = Curve(LOOPS[1], [at for at, _ in self._frames], [ms for _, ms in self._frames])
+        self.loops.show_curves([lag, frames])
+        now = [f"{curve.name} {_millis(curve.ys[-1])}" for curve in (lag, frames) if len(curve.ys)]
+        self._text = "   ".join(now)
+        return self.loops
+
+    def _read_cell(self, text: str) -> None:
+        self._figures.setText(text or self._text)
 
     def restyle(self) -> None:
         """Take the theme's colours."""
-        if not getattr(self, "_charts", None):
-            return
-        from gui import charts
-
-        for name in ("time", "histogram"):
-            charts.restyle(self._charts[name])
-        self._charts["p50"].setPen(charts.pen("accent"))
-        self._charts["p99"].setPen(charts.pen("warn"))
-        self._charts["bars"].setOpts(brush=charts.brush("accent", 150))
+        if "stages" not in self.__dict__:
+            return  # it is being made
+        self.stages.restyle()
+        self.loops.restyle()
+        self.heat.update()
         self._due = True
 
     def state(self) -> dict[str, Any]:
-        """Keep stage and view."""
-        return {"stage": self.stage, "view": self._view}
+        """Keep stage, view and budgets."""
+        return {"stage": self.stage, "view": self._view, "budgets": self.budgets.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take back stage and view."""
+        """Take back stage, view and budgets."""
+        self.budgets.restore(state.get("budgets"), tables.STAGES)
         if state.get("stage") in tables.STAGES:
             self.select_stage(state["stage"])
-        if state.get("view") in dict(VIEWS):
-            self._show(state["view"])
+        if state.get("view") in VIEWS:
+            self.show_view(state["view"])
+        self._show_budget()
+        for stage in self.budgets.limits:
+            self._judge(stage)
 
 
-def _figures(row: Row) -> str:
-    """Return the stage's figures; the dashes are the legend of the chart."""
-    minute, span = row.get("minute") or {}, "last minute"
-    if not minute.get("count"):
-        minute, span = row.get("total") or {}, "since start"
-    if not minute.get("count"):
-        return ""
-    colors = active().colors
-    marks = {"p50": colors["accent"].name(), "p99": colors["warn"].name(), "max": ""}
-    parts = []
-    for name, color in marks.items():
-        mark = f'<span style="color:{color}">━</span> ' if color else ""
-        parts.append(f"{mark}{name} {fmt.micros(minute.get(name))}")
-    return "&nbsp;&nbsp; ".join([*parts, span])
-
-
-def _columns() -> tuple[Column, ...]:
-    def of(part: str, name: str, title: str, **more: Any) -> Column:
-        def value(row: Row) -> Any:
-            return (row.get(part) or {}).get(name)
-
-        def write(row: Row) -> str:
-            return fmt.quiet_count(value(row)) if name == "count" else fmt.micros(value(row))
-
-        return Column(f"{part}.{name}", title, 70, "number", text=write, raw=value, **more)
-
-    return (
-        col.text("stage", "Stage", 96, text=lambda row: TITLES.get(row["stage"], row["stage"]),
-                 raw=lambda row: tables.STAGES.index(row["stage"]) if row["stage"] in tables.STAGES else 99),
-        of("minute", "p50", "p50", about="Last minute"),
-        of("minute", "p99", "p99", about="Last minute"),
-        of("minute", "max", "Max", about="Last minute"),
-        of("minute", "count", "n", about="Last minute"),
-        of("total", "p50", "p50 all", about="Since start"),
-        of("total", "p99", "p99 all", about="Since start"),
-        of("total", "p999", "p99.9 all", about="Since start"),
-        of("total", "max", "Max all", about="Since start"),
-    )  # fmt: skip
+def _millis(value: float) -> str:
+    return fmt.micros(value * 1e3)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
+from PySide6.QtWidgets import QWidget
+
 from engine.client import Row
 from engine.model import tables
 from gui import columns as col
 from gui import formatting as fmt
-from gui.commands import CONFIRM, HOLD, Command, Work
+from gui.commands import CONFIRM, HOLD, UNDOABLE, Command, Work
 from gui.desk import Desk
-from gui.panel import TablePanel
+from gui.grouping import ZERO, GroupedPanel, exact
 from gui.table_model import Column
+from gui.undo import pause
 
 NEAR_PERCENT = 0.5
 OLD_MARK_S = 5.0
@@ -80,14 +85,15 @@ def _near(row: Row) -> str:
     return "crit" if distance < 0 else "warn"
 
 
-class PositionsPanel(TablePanel):
-    """Open positions; exits are never gated by the armed state."""
+class PositionsPanel(GroupedPanel):
+    """Open positions, each or added up; exits are never gated by the armed state."""
 
     NAME = "positions"
     TITLE = "Positions"
     ABOUT = "What every account holds and its profit or loss"
     TABLE = tables.POSITIONS
     SORT = ("account", False)
+    GROUP_SORT = ("gross", True)
     EMPTY = (
         "No open positions",
         "A position appears with its first fill and leaves when it is flat.",
@@ -103,38 +109,86 @@ class PositionsPanel(TablePanel):
         """Return the columns; ages of prices go on while none comes."""
         return _columns(self.desk)
 
+    def group_columns(self) -> tuple[Column, ...]:
+        """Return the columns of positions added up. Quantities add up by symbol; over symbols only money does."""
+        return (
+            col.text("group", "Group", 110),
+            col.text("net", "Net qty", 90, kind="number", flash=True, text=_net, raw=_raw_net,
+                     tone=lambda row: fmt.tone_of(_raw_net(row)), about="Long less short; of one symbol only"),
+            col.pnl("unrealised", "Open P&L", 100, flash=True),
+            col.money("value", "Net value", 104),
+            col.money("gross", "Gross", 104),
+            col.count("rows", "Positions", 72),
+            col.count("of_account", "Accounts", 72),
+            col.count("of_symbol", "Symbols", 68),
+            col.money("long", "Long", 112),
+            col.money("short", "Short", 112),
+            col.pnl("realised", "Realised", 92),
+            col.count("unwatched", "Unwatched", 80, "crit", about="Have stops that nobody acts on"),
+        )  # fmt: skip
+
+    def parts(self, row: Row) -> dict[str, Decimal]:
+        """Return what a position adds."""
+        value, quantity = exact(row.get("value")), exact(row.get("qty"))
+        return {
+            "net": quantity,
+            "value": value,
+            "gross": abs(value),
+            "long": max(value, ZERO),
+            "short": min(value, ZERO),
+            "unrealised": exact(row.get("unrealised")),
+            "realised": exact(row.get("realised")),
+            "unwatched": Decimal(unwatched(row)),
+        }
+
     def build(self) -> None:
         """Put table and buttons in."""
         super().build()
         button = self.desk.registry.button
-        self.tools = [
+        self.tools: list[QWidget] = [
+            self.picker,
             button("position.close", "Close"),
-            button("position.half", "Close half"),
+            button("position.half", "½"),
+            button("position.quarter", "¼"),
+            button("position.part", "Part…"),
             button("position.stops", "Stops…"),
         ]
 
     def _commands(self) -> list[Command]:
-        some, group = self.offers(lambda _row: True), "Positions"
+        some, group, scope = self.offers(lambda _row: True), "Positions", self.stack
+        flatten, halt = self._flatten, self._pause
         return [
             Command("position.close", "Close position", lambda: self._close("1"), "exit market", "C", group,
-                    CONFIRM, icon="close", enabled=some, scope=self.view, about="Close what is selected at the market"),
-            Command("position.half", "Close half of position", lambda: self._close("0.5"), "reduce", "H", group,
-                    CONFIRM, enabled=some, scope=self.view, about="Close half of the selected positions"),
+                    CONFIRM, icon="close", enabled=some, scope=scope, about="Close what is selected at the market"),
+            Command("position.half", "Close half of position", lambda: self._close("0.5"), "reduce 50", "H", group,
+                    CONFIRM, enabled=some, scope=scope, about="Close half of the selected positions"),
+            Command("position.quarter", "Close a quarter of position", lambda: self._close("0.25"), "reduce 25", "Q",
+                    group, CONFIRM, enabled=some, scope=scope, about="Close a quarter of the selected positions"),
+            Command("position.part", "Close a quantity…", self._part, "reduce partial", "Shift+C", group, CONFIRM,
+                    enabled=some, scope=scope, about="Close so many units, or so many percent, of the position"),
             Command("position.stops", "Edit stops…", self._stops, "stop loss take profit trail", "S", group, CONFIRM,
-                    enabled=some, scope=self.view, about="Set or clear the stop loss, take profit and trail"),
-            Command("position.flatten_symbol", "Flatten symbol…", lambda: self._flatten("symbol"), "close all",
+                    enabled=some, scope=scope, about="Set or clear the stop loss, take profit and trail"),
+            Command("position.flatten_symbol", "Flatten symbol…", lambda: flatten("symbol"), "close all",
                     "", group, HOLD, enabled=some, about="Cancel and close this symbol in every account"),
-            Command("position.flatten_account", "Flatten account…", lambda: self._flatten("account"), "close all",
+            Command("position.flatten_account", "Flatten account…", lambda: flatten("account"), "close all",
                     "", group, HOLD, enabled=some, about="Cancel and close everything of this account"),
-            Command("position.flatten_all", "Flatten everything…", lambda: self._flatten("all"), "close all exit",
+            Command("position.flatten_strategy", "Flatten strategy…", lambda: self.desk.ask("scope", act="flatten",
+                    kind="strategy"), "close all", "", group, HOLD, enabled=self.can_command,
+                    about="Cancel a strategy's orders and close the symbols it has traded"),
+            Command("position.flatten_all", "Flatten everything…", lambda: flatten("all"), "close all exit",
                     "Ctrl+Alt+F6", group, HOLD, enabled=self.can_command,
                     about="Cancel every working order and close every position"),
+            Command("position.pause_symbol", "Pause symbol", lambda: halt("symbol"), "no new entries", "", group,
+                    UNDOABLE, enabled=some, about="Take no new entries in the selected symbols; exits pass"),
+            Command("position.pause_account", "Pause account", lambda: halt("account"), "no new entries", "", group,
+                    UNDOABLE, enabled=some, about="Take no new entries for the selected accounts; exits pass"),
         ]  # fmt: skip
 
     def menu_commands(self) -> list[str]:
         """Return the row menu."""
-        return ["position.close", "position.half", "position.stops", "", "position.flatten_symbol",
-                "position.flatten_account", "position.flatten_all"]  # fmt: skip
+        return ["position.close", "position.half", "position.quarter", "position.part", "position.stops", "",
+                "position.note", "", "position.pause_symbol", "position.pause_account", "", "position.flatten_symbol",
+                "position.flatten_account", "position.flatten_strategy", "position.flatten_all"]  # fmt: skip
 
     def _close(self, fraction: str) -> Work | None:
         rows = self.chosen()
@@ -142,7 +196,7 @@ class PositionsPanel(TablePanel):
             {"account": row["account"], "symbol": row["symbol"], "fraction": fraction}
             for row in rows
         ]
-        word = "Close" if fraction == "1" else "Close half of"
+        word = {"1": "Close", "0.5": "Close half of", "0.25": "Close a quarter of"}[fraction]
         title = f"{word} {len(rows)} position{'s' if len(rows) != 1 else ''}"
         if len(rows) == 1:
             return self.desk.each(title, "close_position", subjects)
@@ -156,10 +210,21 @@ class PositionsPanel(TablePanel):
         )
         return None
 
+    def _part(self) -> None:
+        row = self.chosen_one()
+        if row:
+            self.desk.ask("close_part", position=dict(row))
+
     def _stops(self) -> None:
         row = self.chosen_one()
         if row:
             self.desk.ask("stops", position=dict(row))
+
+    def _pause(self, kind: str) -> Work:
+        names = sorted({str(row[kind]) for row in self.chosen()})
+        more = f" and {len(names) - 4} more" if names[4:] else ""
+        title = f"Paused: {', '.join(names[:4])}{more}"
+        return pause(self.desk, title, [f"{kind}:{name}" for name in names])
 
     def _flatten(self, kind: str) -> None:
         row = self.chosen_one()
@@ -179,9 +244,20 @@ class PositionsPanel(TablePanel):
         )
 
     async def _send_flatten(self, scope: str) -> None:
-        await self.desk.command("flatten", scope=scope, reason="by hand at the desk")
-        self.desk.say("ok", f"Flatten {scope}", "Orders are being cancelled and positions closed.")
-        self.desk.show_panel("risk")
+        answer = await self.desk.command("flatten", scope=scope, reason="by hand at the desk")
+        exits, cancels = len(answer.get("orders") or ()), answer.get("cancels", 0)
+        self.desk.say(
+            "ok", f"Flatten {scope}", f"{cancels} cancels and {exits} exits are on their way."
+        )
+
+
+def _raw_net(row: Row) -> Decimal | None:
+    """Return a group's net quantity; ``None`` where it would add up apples and pears."""
+    return row["net"] if row.get("of_symbol") == 1 else None
+
+
+def _net(row: Row) -> str:
+    return fmt.short_quantity(_raw_net(row))
 
 
 def _facts(rows: list[Row]) -> list[tuple[str, str]]:
@@ -256,4 +332,5 @@ def _columns(desk: Desk) -> tuple[Column, ...]:
             live=True,
         ),
         col.stamp("updated_at", "Updated"),
+        col.note(),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from engine.client import Row
 from engine.model import tables
 from gui import columns as col
+from gui import differences
 from gui import formatting as fmt
 from gui.commands import CONFIRM, HOLD, Command
 from gui.desk import Desk
@@ -15,10 +15,6 @@ from gui.panel import PairPanel
 
 KIND_TONES = {"position": "crit", "order": "warn", "cash": "muted"}
 KIND_MARKS = {"position": "▣", "order": "○", "cash": "¤"}
-WORDS = {
-    "adopt": "The broker's value becomes ours: positions, profit and limits count it from then on.",
-    "repair": "An order is sent, or cancelled, so that the broker's book becomes what ours says.",
-}
 
 
 def _external_columns() -> tuple[Any, ...]:
@@ -92,16 +88,16 @@ class ReconciliationPanel(PairPanel):
     def _commands(self) -> list[Command]:
         group = "Expected and actual"
         return [
-            Command("difference.adopt", "Adopt the broker's value…", partial(self._confirm, "adopt", CONFIRM),
+            Command("difference.adopt", "Adopt the broker's value…", partial(self._settle, differences.ADOPT),
                     "reconcile accept broker truth", "", group, CONFIRM, enabled=self._can("adopt"), scope=self.view,
-                    about=WORDS["adopt"]),
-            Command("difference.repair", "Repair at the broker…", partial(self._confirm, "repair", HOLD),
+                    about=differences.WORDS["adopt"]),
+            Command("difference.repair", "Repair at the broker…", partial(self._settle, differences.REPAIR),
                     "reconcile fix send cancel", "", group, HOLD, enabled=self._can("repair"), scope=self.view,
-                    about=WORDS["repair"]),
+                    about=differences.WORDS["repair"]),
         ]  # fmt: skip
 
     def _can(self, action: str) -> Any:
-        return self.offers(lambda row: action in (row.get("actions") or ()))
+        return self.offers(lambda row: differences.may(row, action))
 
     def menu_commands(self) -> list[str]:
         """Return the row menu."""
@@ -112,25 +108,7 @@ class ReconciliationPanel(PairPanel):
         count = len(self.second.rows)
         return f"Orders of others: {count}" if count else "Orders of others"
 
-    def _confirm(self, command: str, danger: int) -> None:
-        rows = [row for row in self.chosen() if command in (row.get("actions") or ())]
-        if not rows:
-            return
-        row, word = rows[0], command.capitalize()
-        self.desk.ask(
-            "confirm",
-            title=f"{word} {row['symbol'] or row['kind']} in {row['account']}",
-            facts=[
-                ("Expected", str(row.get("expected") or "none")),
-                ("At the broker", str(row.get("actual") or "none")),
-                ("Difference", str(row.get("difference") or "")),
-                ("What happens", WORDS[command]),
-            ],
-            go=f"Hold to {command}" if danger == HOLD else word,
-            run=lambda: self._send(command, row),
-            danger=danger,
-        )
-
-    async def _send(self, command: str, row: Row) -> None:
-        await self.desk.command(command, key=row["key"], reason="by hand at the desk")
-        self.desk.say("ok", f"{command.capitalize()}: {row['symbol']} in {row['account']}")
+    def _settle(self, command: str) -> None:
+        row = next((row for row in self.chosen() if differences.may(row, command)), None)
+        if row is not None:
+            differences.ask(self.desk, command, row)

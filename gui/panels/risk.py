@@ -6,7 +6,7 @@ from engine.client import Row
 from engine.model import tables
 from gui import columns as col
 from gui import formatting as fmt
-from gui.commands import HOLD, Command
+from gui.commands import HOLD, UNDOABLE, Command, Work
 from gui.desk import Desk
 from gui.panel import PairPanel
 from gui.table_model import Column
@@ -93,6 +93,8 @@ class RiskPanel(PairPanel):
         super().build()
         button = self.desk.registry.button
         self.tools = [
+            button("risk.pause", "Pause…"),
+            button("risk.resume", "Resume"),
             button("risk.rearm", "Re-arm…"),
             button("risk.flatten", "Flatten residual…", "danger"),
         ]
@@ -100,6 +102,14 @@ class RiskPanel(PairPanel):
     def _commands(self) -> list[Command]:
         group = "Risk"
         return [
+            Command("risk.pause", "Pause a scope…", lambda: self.desk.ask("scope", act="pause"),
+                    "hold no entries firm account broker strategy symbol", "Ctrl+Shift+.", group, UNDOABLE,
+                    enabled=self.can_command, about="Take no new entries of a firm, account, strategy or symbol"),
+            Command("risk.resume", "Resume what is paused", self._resume, "end pause", "", group,
+                    enabled=self.offers(_paused), scope=self.view, about="End the selected pauses"),
+            Command("risk.flatten_scope", "Flatten a scope…", lambda: self.desk.ask("scope", act="flatten"),
+                    "close all account strategy symbol", "", group, HOLD, enabled=self.can_command,
+                    about="Cancel the orders and close the positions of a scope"),
             Command("risk.rearm", "Lift halt or pause…", self._rearm, "re-arm resume unlock", "", group, HOLD,
                     icon="arm", enabled=self.offers(lambda _row: True), about="Lift the selected halt, with a reason"),
             Command("risk.flatten", "Flatten residual positions…", self._flatten, "kill close", "", group, HOLD,
@@ -109,7 +119,7 @@ class RiskPanel(PairPanel):
 
     def menu_commands(self) -> list[str]:
         """Return the row menu."""
-        return ["risk.rearm", "risk.flatten"]
+        return ["risk.resume", "risk.rearm", "", "risk.pause", "risk.flatten_scope", "risk.flatten"]
 
     def residual(self) -> list[Row]:
         """Return the accounts that still hold something after a kill."""
@@ -128,6 +138,10 @@ class RiskPanel(PairPanel):
             f"{len(self.residual())} hold positions",
         )
         return "Kill: " + "  ·  ".join(facts)
+
+    def _resume(self) -> Work:
+        scopes = [row["scope"] for row in self.chosen() if _paused(row)]
+        return self.desk.each("Resumed", "resume", [{"scope": scope} for scope in scopes])
 
     def _rearm(self) -> None:
         row = self.chosen_one()
@@ -152,3 +166,7 @@ class RiskPanel(PairPanel):
             ),
             danger=HOLD,
         )
+
+
+def _paused(row: Row) -> bool:
+    return row.get("state") in {"paused", "reducing"}

@@ -15,6 +15,7 @@ from engine.errors import CommandRefused
 from engine.model import tables
 from gui import columns as col
 from gui import formatting as fmt
+from gui.commands import Command
 from gui.desk import Desk
 from gui.panel import Caption, FilterEdit, Panel
 from gui.table_model import Column, TableModel
@@ -22,6 +23,7 @@ from gui.table_view import TableView
 from gui.theme import active
 
 STEPS = (
+    ("received", "From producer"),
     ("validated", "Validated"),
     ("durable", "Durable"),
     ("planned", "Planned"),
@@ -31,63 +33,88 @@ STEPS = (
     ("last_ack", "Last ack"),
 )
 FOLLOW_S = 2.0
-TONES = ("muted", "muted", "accent", "pos", "pos", "warn", "warn")
+TONES = ("muted", "muted", "muted", "accent", "pos", "pos", "warn", "warn")
+FAR = 3  # a producer so many times further away than all the rest took gets no bar on the scale of the rest
 
 
 class Waterfall(QWidget):
-    """Stages of one signal as bars on a common scale, from its arrival to the last acknowledgement."""
+    """Stages of one signal as bars on a common scale, from its producer to the last acknowledgement.
+
+    The producer's part is by two clocks (its own and this machine's); the others are by one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.trace: dict[str, Any] = {}
+        self.lead_ns: float | None = None
         self.setAccessibleName("Where the time went")
 
     def sizeHint(self) -> QSize:
-        """Return the room seven stages need."""
+        """Return the room the stages need."""
         return QSize(320, active().px(17) * len(STEPS) + 14)
 
-    def show_trace(self, trace: dict[str, Any]) -> None:
-        """Draw a trace: nanoseconds since the signal was received."""
+    def show_trace(self, trace: dict[str, Any], lead_ns: float | None = None) -> None:
+        """Draw a trace: nanoseconds since the signal was received; ``lead_ns``: since it was issued until then."""
         self.trace = trace
-        self.setAccessibleDescription(
-            ", ".join(
-                f"{title} {_ns(trace.get(name))}"
-                for name, title in STEPS
-                if trace.get(name) is not None
-            )
-        )
+        self.lead_ns = lead_ns
+        said = [(title, self._said(name)) for name, title in STEPS]
+        self.setAccessibleDescription(", ".join(f"{title} {text}" for title, text in said if text))
         self.update()
+
+    def _said(self, name: str) -> str:
+        """Return what stands beside a stage, empty for one that was not reached."""
+        if name == "received":
+            if self.lead_ns is None:
+                return ""
+            return "clocks differ" if self.lead_ns < 0 else _ns(self.lead_ns)
+        return "" if self.trace.get(name) is None else _ns(self.trace[name])
+
+    def spans(self) -> list[tuple[float, float] | None]:
+        """Return where each stage's bar begins and ends, as shares of the width; ``None``: no bar."""
+        reached = [fmt.number(self.trace.get(name)) for name, _ in STEPS[1:]]
+        whole = max([at for at in reached if at is not None], default=0.0)
+        lead = max(self.lead_ns or 0.0, 0.0)
+        far = lead > FAR * whole
+        scale = whole if far else lead + whole
+        if not scale:
+            return [None] * len(STEPS)
+        start = 0.0 if far else lead
+        found: list[tuple[float, float] | None] = [
+            (0.0, lead / scale) if lead and not far else None
+        ]
+        before = start
+        for at in reached:
+            found.append(
+                None if at is None else (min(before, start + at) / scale, (start + at) / scale)
+            )
+            before = max(before, start + (at or 0.0))
+        return found
 
     def paintEvent(self, _event: QPaintEvent) -> None:
         """Paint one line per stage: what it took, and where on the way."""
         theme = active()
         painter = QPainter(self)
         painter.setFont(theme.font(11.5))
-        line, label, value = theme.px(17), theme.px(76), theme.px(70)
-        left, width = 10 + label, max(40, self.width() - label - value - 26)
-        reached = [fmt.number(self.trace.get(name)) for name, _ in STEPS]
-        whole = max([at for at in reached if at is not None], default=0.0)
-        before = 0.0
-        for row, ((_, title), at) in enumerate(zip(STEPS, reached, strict=True)):
+        line, label, value = theme.px(17), theme.px(92), theme.px(76)
+        left, width = 10 + label, max(12, self.width() - label - value - 22)
+        for row, ((name, title), span) in enumerate(zip(STEPS, self.spans(), strict=True)):
             top = 7 + row * line
             painter.setPen(theme.colors["muted"])
             painter.drawText(
                 QRect(10, top, label, line), int(Qt.AlignmentFlag.AlignVCenter.value), title
             )
             painter.fillRect(QRect(left, top + line - 1, width, 1), theme.colors["line"])
-            if at is None or not whole:
-                continue
-            start, end = left + width * min(before, at) / whole, left + width * at / whole
-            bar = QRectF(start, top + 4, max(2.0, end - start), line - 8)
-            painter.fillRect(bar, theme.colors[TONES[row]])
+            if span is not None:
+                start, end = left + width * span[0], left + width * span[1]
+                bar = QRectF(start, top + 4, max(2.0, end - start), line - 8)
+                painter.fillRect(bar, theme.colors[TONES[row]])
             painter.setPen(theme.colors["text"])
             box = QRect(left + width + 6, top, value, line)
             painter.drawText(
                 box,
                 int((Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter).value),
-                _ns(at),
+                self._said(name),
             )
-            before = max(before, at)
         painter.end()
 
 
@@ -111,10 +138,21 @@ class SignalDetailPanel(Panel):
         self._why.setWordWrap(True)
         self._title.shrink()
         self._fall = Waterfall()
+        self._whose = Caption("", 11.5)
+        self._whose.setAccessibleName("Whose times")
+        self._whose.setContentsMargins(10, 3, 10, 0)
+        self._whose.shrink()
+        self._trace: dict[str, Any] = {}
+        self._lead_ns: float | None = None
         self.model = TableModel(_columns(), desk.store, self)
         self.model.sort(0)
         self.view = TableView(self.model, self.NAME, self)
         self.view.changed = desk.layout_touched.emit
+        self.view.chosen.connect(self._on_chosen)
+        self.view.activated_key.connect(self._open)
+        self.view.fill_menu = lambda menu: desk.registry.fill(
+            menu, ["detail.order", "detail.why", "detail.whole"]
+        )
         self.filter = FilterEdit("accounts of the signal")
         self.filter.textChanged.connect(self.model.set_filter)
         self._raw = QPlainTextEdit()
@@ -124,6 +162,50 @@ class SignalDetailPanel(Panel):
         self._raw_button = QPushButton("Raw")
         desk.signal_picked.connect(self.show_signal)
         desk.store.watch(tables.SIGNALS, self._on_signals, self._on_reset)
+        desk.registry.add_all(self._commands())
+
+    def _commands(self) -> list[Command]:
+        view, group = self.view, "Signals"
+        return [
+            Command("detail.order", "Go to this account's order", lambda: self._open(self.view.current_key()),
+                    "open select link", "O", group, enabled=lambda: bool((self._chosen() or {}).get("cl_ord_id")),
+                    scope=view, about="Select the order of the chosen account in Orders (also Enter)"),
+            Command("detail.why", "Why this outcome?", self._explain, "reason code explain passed over refused", "W",
+                    group, enabled=lambda: bool(self._chosen()), scope=view,
+                    about="What the reason of the chosen account means, and what helps"),
+            Command("detail.whole", "Times of the whole signal", view.clearSelection, "waterfall all accounts", "T",
+                    group, enabled=lambda: bool(self._chosen()), scope=view,
+                    about="Show the waterfall of all accounts together again"),
+        ]  # fmt: skip
+
+    def _chosen(self) -> Row | None:
+        return self.model.rows.get(self.view.current_key() or "")
+
+    def _on_chosen(self) -> None:
+        """Show the times of the chosen account, or of all."""
+        self._show_times()
+        self.desk.registry.refresh()
+
+    def _open(self, account: str | None) -> None:
+        row = self.model.rows.get(account or "", {})
+        if row.get("cl_ord_id"):
+            self.desk.go_to("orders", str(row["cl_ord_id"]))
+        elif row:
+            self._explain()
+
+    def _explain(self) -> None:
+        row = self._chosen()
+        if row:
+            self.desk.ask("codes", code=str(row.get("code") or ""))
+
+    def _show_times(self) -> None:
+        row = self._chosen()
+        trace = self._trace if row is None else (row.get("trace") or {})
+        self._fall.show_trace(trace, self._lead_ns)
+        whose = "All accounts" if row is None else str(row["account"])
+        if row is not None and not any(trace.get(name) for name, _ in STEPS[4:]):
+            whose += ": no order left, so it has no times of its own"
+        self._whose.setText(whose)
 
     def build(self) -> None:
         """Put heading, waterfall and table in."""
@@ -145,11 +227,13 @@ class SignalDetailPanel(Panel):
         self._pages.addWidget(self.view)
         self._pages.addWidget(self._raw)
         self.body.addWidget(head)
+        self.body.addWidget(self._whose)
         self.body.addWidget(self._fall)
         self.body.addWidget(self._pages, 1)
         self.tools = [self._raw_button, self.filter]
         head.hide()
         self._fall.hide()
+        self._whose.hide()
 
     def show_signal(self, key: str) -> None:
         """Show another signal."""
@@ -203,10 +287,13 @@ class SignalDetailPanel(Panel):
     def show_detail(self, detail: dict[str, Any]) -> None:
         """Show what the engine says of the signal."""
         self._paint_head(detail.get("signal"))
-        self._fall.show_trace(detail.get("trace") or {})
-        self._fall.setVisible(bool(detail.get("trace")))
+        self._trace = detail.get("trace") or {}
+        self._lead_ns = _lead_ns(detail.get("signal") or {})
+        self._fall.setVisible(bool(self._trace))
+        self._whose.setVisible(bool(self._trace))
         self._raw.setPlainText(json.dumps(detail.get("raw"), indent=2, ensure_ascii=False))
         self.model.show_rows({row["account"]: row for row in detail.get("accounts", ())})
+        self._show_times()
 
     def _paint_head(self, row: Row | None) -> None:
         self._head.setVisible(row is not None)
@@ -253,6 +340,12 @@ def _terms(row: Row) -> str:
     parts.append(f"{row.get('source')}/{row.get('id')}")
     parts.append(fmt.Times.clock(row.get("received_at"), millis=True))
     return "  ·  ".join(part for part in parts if part)
+
+
+def _lead_ns(row: Row) -> float | None:
+    """Return how long a signal was on its way here, by both clocks."""
+    issued, received = fmt.epoch(row.get("issued_at")), fmt.epoch(row.get("received_at"))
+    return None if issued is None or received is None else (received - issued) * 1e9
 
 
 def _ns(value: object) -> str:

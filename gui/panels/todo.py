@@ -86,7 +86,7 @@ class TodoPanel(Panel):
 
     NAME = "todo"
     TITLE = "To do"
-    ABOUT = "What to fix before the open: logins, credentials, links, halts"
+    ABOUT = "What to fix before the open: logins, links, limits, unknown orders, prices, disk, clock, halts"
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
@@ -167,10 +167,23 @@ class TodoPanel(Panel):
             self.desk.ask("log_in", account=dict(self.store.rows(tables.ACCOUNTS)[item.ids[0]]))
         elif item.action == todo.REARM:
             self.desk.ask("rearm", scope=item.ids[0], state=item.state)
+        elif item.action == todo.LIMITS:
+            self._limits(item)
+        elif item.action in {todo.UNKNOWN, todo.COMPARE}:
+            self.desk.show_panel(item.action)
         elif item.action == todo.ENABLE and len(item.ids) > 1:
             self._confirm_enable(item)
         else:
             self.desk.spawn(self._work(item), item.button)
+
+    def _limits(self, item: Item) -> None:
+        """Let limits be set: of one account, or of several together."""
+        known = self.store.rows(tables.ACCOUNTS)
+        rows = [dict(known[name]) for name in item.ids if name in known]
+        if len(rows) == 1:
+            self.desk.ask("limits", account=rows[0])
+        elif rows:
+            self.desk.ask("accounts", accounts=rows)
 
     def _confirm_enable(self, item: Item) -> None:
         title = f"Switch on {len(item.ids)} accounts"
@@ -179,8 +192,11 @@ class TodoPanel(Panel):
 
     def _work(self, item: Item) -> Work:
         if item.action == todo.ENABLE:
-            subjects = [{"account": name, "active": True} for name in item.ids]
-            return self.desk.each("Switched on", "set_account_active", subjects)
+            if len(item.ids) > 1:
+                fields = {"accounts": list(item.ids), "active": True}
+                return self.desk.each("Switched on", "set_accounts_active", [fields])
+            fields = {"account": item.ids[0], "active": True}
+            return self.desk.each("Switched on", "set_account_active", [fields])
         if item.action == todo.RESUME:
             return self.desk.each("Resumed", "resume", [{"scope": name} for name in item.ids])
         return self.desk.each("Accounts read again", "reload_accounts", [{}])

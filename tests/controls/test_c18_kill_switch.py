@@ -178,6 +178,89 @@ class _Read(Exchange):
         """Take no notice."""
 
 
+async def test_a_press_inside_reaches_an_order_that_waits_for_a_connection(tmp_path, sim) -> None:
+    """Its connection died as it was to leave, and no other opens: it is denied now, not when one does."""
+    async with world(tmp_path, [alpaca(1, url(sim))]) as w:
+        session = w.engine.fleet.sessions["A-001"]
+        assert isinstance(session, WireSession)
+        assert isinstance(session.wire, WirePool)
+        wire, send, never = session.wire, session.submit, asyncio.Event()
+
+        def dies_under_it(order) -> None:
+            for connection in list(wire._orders.idle):
+                connection.transport.abort()
+            send(order)
+
+        async def connect(*_: object) -> None:
+            await never.wait()
+
+        session.submit = dies_under_it  # type: ignore[method-assign]
+        wire.connect = connect  # type: ignore[assignment, method-assign]
+        answer = await w.post(id="s-1")
+        order = w.engine.records[f"bot/{answer.json()['signal_id']}"].orders["A-001"]
+        await eventually(lambda: len(wire._orders.waiting.entries) == 1)
+        await w.command("kill")
+        assert (order.status, order.code) == (OrderStatus.DENIED, "HALTED")
+        assert not wire._orders.waiting.entries
+        assert sim.venue.order_count == 0
+
+
+# ---- the cancel of all in one request -------------------------------------------------------------------------------
+
+
+def _deletes(sim: SimBroker) -> list[str]:
+    return [row.path for row in sim.log.rows(0) if row.method == "DELETE"]
+
+
+async def test_one_request_cancels_an_account_and_what_it_did_not_reach_goes_by_itself(
+    tmp_path, sim
+) -> None:
+    async with world(tmp_path, [alpaca(1, url(sim))]) as w:
+        await rest(w, sim, 3)
+        await w.command("kill")
+        assert (await cleared(w))["A-001"]["cancels_confirmed"] == 3
+        assert _deletes(sim) == ["/v2/orders"]
+        await w.command("rearm", reason="next")
+        await rest(w, sim, 1)
+        sim.faults.replace([{"action": "http_500", "match": {"method": "DELETE"}}])
+        await w.command("kill")
+        await cleared(w)
+        assert [path.count("/") for path in _deletes(sim)] == [2, 2, 3]
+
+
+async def test_an_exit_waits_until_the_cancel_of_all_is_answered(tmp_path, sim) -> None:
+    """Or it would be cancelled with the rest."""
+    async with world(tmp_path, [alpaca(1, url(sim))]) as w:
+        await w.send(id="held")
+        await eventually(lambda: w.position("A-001") == 1)
+        await rest(w, sim)
+        slow = {"action": "delay", "delay_s": 0.5, "match": {"method": "DELETE"}}
+        sim.faults.replace([slow])
+        await w.command("kill")
+        lane = w.engine.dispatcher.lanes["A-001"]
+        assert lane.sweeping
+        await w.command("close_position", account="A-001", symbol="AAPL")
+        assert len(lane) == 1  # it waits here
+        await eventually(lambda: w.position("A-001") == 0)
+        assert not lane.sweeping
+        log = [(row.method, row.status) for row in sim.log.rows(0) if row.method != "GET"]
+        assert log[-2:] == [("DELETE", 207), ("POST", 200)]
+
+
+async def test_another_press_in_the_same_moment_asks_for_nothing_twice(tmp_path, sim) -> None:
+    """The command presses by the latch first, then asks the engine, which has heard of it by then."""
+    async with world(tmp_path, [alpaca(1, url(sim))]) as w:
+        await rest(w, sim, 2)
+        first = await w.command("kill")
+        assert (await w.command("kill"))["cancels"] == first["cancels"] == 2
+        await cleared(w)
+        assert _deletes(sim) == ["/v2/orders"]
+        again = await w.command("kill")  # the first is through: this one looks anew
+        assert again["cancels"] == 0
+        await cleared(w)
+        assert (w.engine.shared.of(FIRM) or {})["open"] is False
+
+
 # ---- boundary -------------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +349,7 @@ async def test_what_is_not_clear_is_named(tmp_path, sim, monkeypatch) -> None:
     monkeypatch.setattr(kill, "GIVE_UP_S", 0.3)
     async with world(tmp_path, [alpaca(1, url(sim))]) as w:
         await rest(w, sim)
-        sim.faults.replace([{"action": "http_500", "match": {"method": "DELETE"}}])
+        sim.faults.replace([{"action": "http_500", "times": 9, "match": {"method": "DELETE"}}])
         await w.command("kill")
         alert = await eventually(
             lambda: next((a for a in w.engine.alerts if a["code"] == "KILL_INCOMPLETE"), None)
@@ -311,8 +394,11 @@ def test_a_halt_is_seen_by_every_process_at_once(latch: KillLatch) -> None:
     other.finish("account:A")
     other.lift("account:B")
     assert [r["open"] for r in latch.halts()] == [False]
+    assert (other.stands("account:A"), other.stands("account:B")) == (True, False)
     latch.lift("account:A")
     assert other.halts() == []
+    latch.halt(FIRM, "all", "me", "then")
+    assert other.stands("account:B")
     other.close()
 
 

@@ -208,13 +208,14 @@ def test_what_cannot_be_reached_is_named_and_the_status_says_so(tmp_path):
     write_config(home)
     dead = "http://127.0.0.1:9"
     import_accounts(home, [alpaca(1, dead), paper(2)])
-    from engine import kill_out_of_band as k
     from engine.config import load_config
     from engine.home import Home
+    from engine.kill_act import Act, latch
+    from engine.kill_out_of_band import OutOfBandKill
 
-    act = k.Act("all", "test", "test", give_up_s=0.5)
-    _, since = k.latch(home, act)
-    outcomes = asyncio.run(k.OutOfBandKill(Home(home), load_config(home, None), act, since).run())
+    act = Act("all", "test", "test", give_up_s=0.5)
+    pressed = latch(home, act)
+    outcomes = asyncio.run(OutOfBandKill(Home(home), load_config(home, None), act, pressed).run())
     by = {outcome.account: outcome for outcome in outcomes}
     assert (by["A-001"].clear, by["A-001"].verified_at) == (False, None)
     assert "its list of orders cannot be read" in by["A-001"].error
@@ -243,7 +244,7 @@ def test_a_drill_measures_and_changes_nothing(tmp_path, venue):
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.startswith("DRILL all: latch durable in ")
         assert "2 of 2 accounts' lists read within" in done.stdout
-        assert "2 orders would be canceled" in done.stdout
+        assert "2 orders would be canceled; the watchdog has 0 accounts connected" in done.stdout
         assert len(working(venue)) == 2
         assert engine.status()["trading"] == "active"
     assert not list(home.glob(".latch*"))

@@ -4,6 +4,7 @@
 
 ``none``: through the engine's API. ``engine``: the engine is stopped (SIGSTOP) in the middle of the fan-out, the
 switch is pressed from a shell, and the engine goes on afterwards. ``loop``: its loop blocks instead (a failpoint).
+There the watchdog beside the engine cancels; ``--alone``: there is none, and the shell's process does it.
 ``desk``: a desk that follows the feed has stopped reading. The venue, a process of its own, stamps what arrives; the
 engine writes when it latched. Counted, and never to be anything but 0: orders that arrive more than 10 ms after the
 latch, and orders that work at the end.
@@ -30,7 +31,7 @@ from typing import Any
 
 import httpx
 
-from engine.kill_latch import FILE, KillLatch
+from engine.kill_latch import FILE, KEPT, KillLatch
 from tests.processes import (
     EngineProcess,
     VenueProcess,
@@ -64,6 +65,8 @@ class Round:
 
     ``fan_out``: how many of the orders on their way arrived; ``last_order_ms``: when the last order left or arrived,
     counted from the latch; ``arrived_ms``: when the venue stamped it; ``clear``: every account was verified.
+    ``dispatched_ms``: when the last cancel left by the canceller's own stamps; ``last_cancel_ms``: when the venue
+    stamped the last one that came for the first time.
     """
 
     latch_ms: float
@@ -73,6 +76,7 @@ class Round:
     last_order_ms: float
     arrived_ms: float
     cancels: int
+    last_cancel_ms: float
     clear: bool
     working: int
 
@@ -87,6 +91,23 @@ def working(venue: VenueProcess) -> int:
     return sum(order["status"] in WORKING for order in venue.orders())
 
 
+def kept_ready(home: Path) -> int:
+    """Return how many accounts the watchdog of this home has connected."""
+    latch = KillLatch(home / FILE)
+    kept = int(latch.words[KEPT]) if latch.watchdog_ready() else 0
+    latch.close()
+    return kept
+
+
+def _last_cancel(rows: list[dict[str, Any]]) -> float:
+    """Return when the last cancel came that was not a repetition."""
+    first: dict[tuple[str, str], float] = {}
+    for row in rows:
+        if row["method"] == "DELETE":
+            first.setdefault((row["key_id"], row["path"]), wall(row["at"]))
+    return max(first.values())
+
+
 def wall(stamp: str) -> float:
     """Return a stamp as seconds since 1970."""
     return datetime.fromisoformat(stamp).timestamp()
@@ -98,6 +119,7 @@ class Drill:
     def __init__(
         self, venue: VenueProcess, engine: EngineProcess, hung: str, accounts: int, orders: int
     ) -> None:
+        self.beside = False
         self.venue = venue
         self.engine = engine
         self.hung = hung
@@ -140,6 +162,7 @@ class Drill:
             last_order_ms=max(after, default=float("-inf")),
             arrived_ms=max(arrived, default=float("-inf")),
             cancels=sum(row["method"] == "DELETE" for row in rows),
+            last_cancel_ms=(_last_cancel(rows) - pressed.at) * 1e3,
             clear=pressed.clear,
             working=working(self.venue),
         )
@@ -169,11 +192,12 @@ class Drill:
         if self.hung == "engine":
             self.engine.pause()
         try:
-            command = volley(self.engine.home, "kill", "--json", "--out-of-band")
+            command = volley(self.engine.home, "kill", "--json")
         finally:
             if self.hung == "engine":
                 self.engine.resume()
         document = json.loads(command.stdout)
+        assert document["by"] == ("watchdog" if self.beside else "latch"), document
         latch = KillLatch(self.engine.home / FILE)
         record = latch.of("all")
         latch.close()
@@ -222,8 +246,10 @@ class Drill:
 
 
 @contextlib.contextmanager
-def drill(directory: Path, hung: str, accounts: int, orders: int) -> Iterator[Drill]:
-    """Run a venue and an engine with ``accounts`` accounts in ``directory``."""
+def drill(
+    directory: Path, hung: str, accounts: int, orders: int, *, beside: bool = True
+) -> Iterator[Drill]:
+    """Run a venue and an engine with ``accounts`` accounts; ``beside``: with a watchdog that is connected."""
     home = directory / "home"
     home.mkdir()
     with VenueProcess(
@@ -232,7 +258,7 @@ def drill(directory: Path, hung: str, accounts: int, orders: int) -> Iterator[Dr
         write_config(
             home,
             signals={"max_age_s": 60},
-            safety={"watchdog_s": 0},
+            safety={"watchdog_s": 30 if beside else 0},
         )
         import_accounts(home, [alpaca(n, venue.url) for n in range(1, accounts + 1)])
         more = {}
@@ -241,7 +267,11 @@ def drill(directory: Path, hung: str, accounts: int, orders: int) -> Iterator[Dr
             more["VOLLEY_FAILPOINTS"] = f"K12.after=pause:{BLOCKED_S:g}@{hits}"
         with EngineProcess(home, **more) as engine:
             engine.wait_connected(accounts, 60)
-            yield Drill(venue, engine, hung, accounts, orders)
+            made = Drill(venue, engine, hung, accounts, orders)
+            made.beside = beside
+            if beside:
+                until(lambda: kept_ready(home) == accounts, 60, "the watchdog is connected")
+            yield made
 
 
 def main() -> int:
@@ -250,6 +280,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--accounts", type=int, default=200)
     parser.add_argument("--orders", type=int, default=5)
+    parser.add_argument("--alone", action="store_true", help="without a watchdog beside the engine")
     parser.add_argument("--hung", choices=("none", "engine", "loop", "desk"), default="none")
     args = parser.parse_args()
     if args.hung == "engine" and not hasattr(signal, "SIGSTOP"):
@@ -259,7 +290,7 @@ def main() -> int:
     while len(rounds) < args.rounds:
         with (
             tempfile.TemporaryDirectory(prefix="kill-drill-") as path,
-            drill(Path(path), args.hung, args.accounts, args.orders) as made,
+            drill(Path(path), args.hung, args.accounts, args.orders, beside=not args.alone) as made,
         ):
             # A blocked loop is one round of one engine: its failpoint is armed once.
             for _ in range(1 if args.hung == "loop" else args.rounds):
@@ -273,7 +304,8 @@ def main() -> int:
         f"later than {GRACE_S * 1e3:g} ms after the latch, {left} working at the end, {unclear} not verified; "
         f"most of all rounds: latch {_most(r.latch_ms for r in rounds)} ms, last order "
         f"{_most(r.last_order_ms for r in rounds)} ms, cancels dispatched "
-        f"{_most(r.dispatched_ms for r in rounds)} ms; {os.cpu_count()} cores"
+        f"{_most(r.dispatched_ms for r in rounds)} ms, at the venue "
+        f"{_most(r.last_cancel_ms for r in rounds)} ms; {os.cpu_count()} cores"
     )
     return 1 if late or left or unclear else 0
 

@@ -10,12 +10,17 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
+from engine.errors import StoreError
 from engine.home import Home
+from engine.stores.journal import Journal
 from tests.crash.test_kill9 import all_terminal, arrived, intents_of, prepared
 from tests.processes import EngineProcess, VenueProcess, signal_document, until, write_config
 
 ROOT = Path(__file__).parents[2]
 STARTS = 100
+STAMP = "2026-11-23T15:00:00.000000Z"
 # What `main.py engine` does with the home, without the rest of an engine, so that a hundred fit on one machine.
 CONTENDER = """
 import sys
@@ -80,6 +85,25 @@ def test_engines_started_at_once_are_one(tmp_path: Path) -> None:
         thread.join()
     assert sorted(code for code, *_ in ends) == [0, 3, 3, 3, 3]
     assert all("another engine holds" in text for code, text, _ in ends if code == 3)
+
+
+async def test_an_earlier_epoch_writes_nothing(tmp_path: Path) -> None:
+    """F50: two journals of one file, whatever became of the lock: the one opened first writes no more, and says why."""
+    path = tmp_path / "journal.sqlite3"
+    first, second = Journal(path), Journal(path)
+    await first.open()
+    await first.commit_halt("symbol:A", "halted", "", STAMP, "operator")
+    await second.open()
+    try:
+        with pytest.raises(StoreError, match="EPOCH: another engine writes this book"):
+            await first.commit_halt("symbol:B", "halted", "", STAMP, "operator")
+        assert first.failed
+        await second.commit_halt("symbol:C", "halted", "", STAMP, "operator")
+        loaded = await second.load()
+    finally:
+        await first.close()
+        await second.close()
+    assert {halt["scope"] for halt in loaded.halts} == {"symbol:A", "symbol:C"}
 
 
 def test_a_copied_home_sends_nothing_until_it_is_armed_by_a_person(tmp_path: Path) -> None:

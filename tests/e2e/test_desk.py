@@ -20,8 +20,8 @@ os.environ["QT_API"] = "pyside6"
 import httpx
 import pytest
 import qasync
-from PySide6.QtCore import QPoint, Qt
-from PySide6.QtGui import QCursor, QImage
+from PySide6.QtCore import QEvent, QPoint, QPointF, Qt
+from PySide6.QtGui import QCursor, QImage, QMouseEvent
 from PySide6.QtWidgets import QAbstractButton, QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
@@ -476,3 +476,62 @@ def test_connected_to_an_engine_it_shows_it_and_leaves_it_running(
     desk = start(*line, VOLLEY_TOKEN=token)
     ended(desk, picture)
     assert engine.status()["connected"] == 3
+
+
+def test_a_stop_dragged_on_the_price_chart_is_moved_at_the_engine(
+    qtbot: QtBot, home: Path, engine: EngineProcess, venue: VenueProcess
+) -> None:
+    async def scenario() -> None:
+        async with attached(qtbot, home, engine, venue) as desk:
+            await alert(home, stop_loss="98", take_profit="104")
+            await desk.row("positions", "A-003/AAPL")
+            rows = desk.window.desk.store.rows("positions")
+            await until(lambda: rows["A-003/AAPL"].get("stop_loss") == "98")
+            desk.window.show_panel("price")
+            panel: Any = desk.window.panels["price"]
+            panel.show_symbol("AAPL")
+            await until(lambda: panel.levels is not None, what="the chart is built")
+            await until(lambda: len(panel.series) or panel.problem, what="bars are read")
+            assert panel.problem == ""
+            await until(lambda: panel.levels.lines, what="lines are drawn")
+            await until(panel.levels.movable, what="a stop that may be moved")
+            box, view = panel._plot.getPlotItem().vb, panel._plot.viewport()
+            await until(lambda: box.viewRange()[1][0] < 98, what="the stop is in sight")
+
+            def spot(price: float) -> QPoint:
+                left, right = box.viewRange()[0]
+                at = QPointF(left + 0.3 * (right - left), price)
+                return QPoint(panel._plot.mapFromScene(box.mapViewToScene(at)))
+
+            await asyncio.sleep(0.1)  # the view lays itself out with its next paint
+            here, there = spot(98), spot(98.5)
+            qtbot.mouseMove(view, here)
+            qtbot.mousePress(view, LEFT, pos=here)
+            for step in range(1, 6):
+                drag_on(view, here + (there - here) * step / 5)
+                await asyncio.sleep(0.02)
+            qtbot.mouseRelease(view, LEFT, pos=there)
+            dialog = await until(lambda: next(iter(desk.window.findChildren(dialogs.Dialog)), None))
+            assert "from 98.00 to 98." in dialog.windowTitle()
+            new = dialog.windowTitle().rpartition(" ")[2]
+            go = dialog.findChild(QAbstractButton, "go")
+            qtbot.mouseClick(go, LEFT)
+            await until(lambda: Decimal(rows["A-003/AAPL"]["stop_loss"]) == Decimal(new))
+            held = {row["account"]: row for row in engine.rows("positions")}
+            assert Decimal(held["A-003"]["stop_loss"]) == Decimal(new)
+            assert held["A-003"]["take_profit"] == "104"
+
+    on_qt(scenario)
+
+
+def drag_on(view: QWidget, at: QPoint) -> None:
+    """Move the pointer with the left button held."""
+    move = QMouseEvent(
+        QEvent.Type.MouseMove,
+        QPointF(at),
+        QPointF(view.mapToGlobal(at)),
+        Qt.MouseButton.NoButton,
+        LEFT,
+        Qt.KeyboardModifier.NoModifier,
+    )
+    QApplication.sendEvent(view, move)

@@ -52,7 +52,7 @@ def _same_looks(qapp: QApplication) -> Iterator[None]:
     Times.utc = True
     yield
     Times.utc = False
-    active().use("dark", blue_orange=False, scale=100)
+    active().use("dark", prices="green_red", scale=100, compact=False, still=False)
 
 
 async def until(fact: Callable[[], object], seconds: float = 3.0) -> None:

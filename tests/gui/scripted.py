@@ -71,7 +71,18 @@ class ScriptedClient:
         self.sent.append((command, fields))
         if self.refuse is not None:
             raise self.refuse
+        if command == "preview" and command not in self.answers:
+            return self.preview(fields["signal"] or {})
+        if command == "bars" and command not in self.answers:
+            return self.bars(fields["symbol"], fields["interval_s"])
+        if command == "curves" and command not in self.answers:
+            return self.curves(**fields)
         return self.answers.get(command, {"done": True})
+
+    @property
+    def acted(self) -> list[tuple[str, dict[str, Any]]]:
+        """What was sent and is more than a question."""
+        return [one for one in self.sent if one[0] not in {"bars", "curves", "preview"}]
 
     async def send_signal(self, document: dict[str, Any]) -> dict[str, Any]:
         self.signals_sent.append(document)
@@ -262,6 +273,13 @@ class ScriptedClient:
             "hold_expires_at": at(moment + timedelta(seconds=30)) if state == "held" else None,
             "predicted_finish_ms": 1_400 if state == "held" else None,
             "predicted_cold": 2 if state == "held" else None,
+            "price": f"{price:.2f}" if state == "held" else None,
+            "mark": f"{price * 1.004:.2f}" if state == "held" else None,
+            "drift_percent": "0.40" if state == "held" else None,
+            "drifted": False,
+            "stage": None,
+            "stage_text": None,
+            "stage_expires_at": None,
             "first_byte_us": first if reached else None,
             "last_byte_us": first + rnd.randint(800, 1_900) if reached else None,
             "last_ack_us": first + rnd.randint(6_000, 14_000) if reached else None,
@@ -355,6 +373,100 @@ class ScriptedClient:
                 "updated_at": at(self.now),
             },
         )
+
+    def preview(self, signal: dict[str, Any]) -> dict[str, Any]:
+        """Return what would come of a signal: each account its own outcome, by its number."""
+        price = float(signal.get("limit_price") or self.px.get(signal["symbol"], 0))
+        wanted = signal.get("audience", {}).get("accounts")
+        rows = []
+        for number, account in enumerate(self.tables[tables.ACCOUNTS]):
+            if wanted is not None and account not in wanted:
+                continue
+            code = {3: "OUTSIDE_HOURS", 7: "POSITION_LIMIT", 9: "QTY_MAX"}.get(number % 12, "")
+            outcome = {"": "send", "QTY_MAX": "refuse"}.get(code, "skip")
+            if number % 9 == 8:
+                outcome, code = "hold", ""
+            quantity = 5 + number % 7 * 5
+            sized = outcome in {"send", "hold"}
+            stop = signal.get("stop_loss")
+            risk = f"{abs(price - float(stop)) * quantity:.2f}" if sized and stop else None
+            rows.append(
+                {
+                    "account": account, "outcome": outcome, "code": code,
+                    "message": "500 > 50" if code == "QTY_MAX" else code.lower().replace("_", " "),
+                    "side": signal["action"] if sized else None, "quantity": str(quantity) if sized else None,
+                    "price": f"{price:.2f}" if sized else None, "value": f"{price * quantity:.2f}" if sized else None,
+                    "risk": risk, "leaves_in_s": number * 0.012 if outcome == "send" else None,
+                }
+            )  # fmt: skip
+        last = max((row["leaves_in_s"] or 0 for row in rows), default=0)
+        return {
+            "code": "",
+            "message": "",
+            "price": f"{price:.2f}",
+            "finish_s": last,
+            "accounts": rows,
+        }
+
+    def unknown(self, order: dict[str, Any], **fields: Any) -> dict[str, Any]:
+        """Put what is known of an order of unknown fate."""
+        return self.put(
+            tables.UNKNOWN,
+            {
+                **order, "promise": "T", "settle_s": 2.0, "may_resend": True, "sent_at": order["created_at"],
+                "sent": "all", "looks": 4, "looked_at": at(self.now), "said": "not found",
+            } | fields,
+        )  # fmt: skip
+
+    def bars(self, symbol: str, interval_s: int, count: int = 400) -> dict[str, Any]:
+        """Return bars that end now and at the price of now."""
+        rnd = random.Random(symbol)
+        close, rows = self.px[symbol], []
+        start = int(self.now.timestamp()) // interval_s * interval_s
+        for number in range(count):
+            opened = close * (1 + rnd.gauss(0, 0.0006))
+            high = max(opened, close) * (1 + abs(rnd.gauss(0, 0.0003)))
+            low = min(opened, close) * (1 - abs(rnd.gauss(0, 0.0003)))
+            stamp = at(datetime.fromtimestamp(start - number * interval_s, UTC))
+            figures = {"open": opened, "high": high, "low": low, "close": close}
+            rows.append(
+                {
+                    "at": stamp,
+                    **{name: f"{value:.2f}" for name, value in figures.items()},
+                    "prices": 240,
+                }
+            )
+            close = opened
+        return {"symbol": symbol, "interval_s": interval_s, "bars": rows[::-1]}
+
+    def curves(self, of: str, names: Any = None, top: int = 8) -> dict[str, Any]:
+        """Return curves of two hours that end at what the rows say."""
+        rows = self.tables[tables.ACCOUNTS if of == "account" else tables.STRATEGIES]
+        made = {}
+        for name in (names or list(rows))[:top]:
+            row, rnd = rows[name], random.Random(name)
+            total = (
+                float(row["total"])
+                if of == "strategy"
+                else float(row["realised"]) + float(row["unrealised"])
+            )
+            points = []
+            for number in range(240):
+                stamp = at(self.now - timedelta(seconds=30 * number))
+                equity = f"{float(row['equity']) + total:.2f}" if of == "account" else None
+                points.append({"at": stamp, "equity": equity, "total": f"{total:.2f}"})
+                total -= rnd.gauss(1, 40)
+            made[name] = points[::-1]
+        return {"of": of, "curves": made}
+
+    def live_bar(self, symbol: str, price: str, interval_s: int = 60) -> dict[str, Any]:
+        start = int(self.now.timestamp()) // interval_s * interval_s
+        figures = dict.fromkeys(("open", "high", "low", "close"), price)
+        return self.put(
+            tables.BARS,
+            {"key": f"{symbol}@{interval_s}", "symbol": symbol, "interval_s": interval_s,
+             "at": at(datetime.fromtimestamp(start, UTC)), **figures, "prices": 1},
+        )  # fmt: skip
 
     def latency(self, moment: datetime) -> None:
         base = {
@@ -506,6 +618,9 @@ class ScriptedClient:
             order = self.order(signal, rnd.choice(names), status, moment)
             if order["cum_qty"] != "0":
                 self.fill(order, moment)
+        for number, order in enumerate(list(self.tables[tables.ORDERS].values())):
+            if order["status"] == "unknown":
+                self.unknown(order, promise="DTN"[number % 3], may_resend=number % 3 < 2)
         while len(self.tables[tables.POSITIONS]) < 80:
             self.position(
                 rnd.choice(names),
@@ -533,8 +648,19 @@ class ScriptedClient:
                     "total": f"{total:.2f}",
                     "realised": f"{total * 0.6:.2f}",
                     "unrealised": f"{total * 0.4:.2f}",
+                    "signals": number * 6,
+                    "orders": number * 180 + self.random.randint(0, 90),
+                    "fills": number * 170 + self.random.randint(0, 80),
+                    "loop_lag_ms": round(self.random.lognormvariate(-0.4, 0.5), 2),
                 },
             )
+        for strategy in STRATEGIES:
+            row = {
+                "strategy": strategy,
+                "total": f"{self.random.gauss(400, 900):.2f}",
+                "exposure": "61200.00",
+            }
+            self.put(tables.STRATEGIES, row | {"fills": 212})
 
     def alerts(self) -> None:
         said = (

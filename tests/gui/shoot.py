@@ -127,6 +127,14 @@ async def each_dialog(out: Path, window: MainWindow, client: ScriptedClient, the
         "force": {"signal": held},
         "replace": {"order": order},
         "resolve": {"order": order},
+        "why": {
+            "order": next(
+                r for r in client.tables[tables.ORDERS].values() if r["status"] == "rejected"
+            )
+        },
+        "close_part": {"position": next(iter(client.tables[tables.POSITIONS].values()))},
+        "scope": {"act": "pause"},
+        "ticket": {"symbol": "AAPL"},
         "log_in": {"account": needing},
         "limits": {"account": needing},
         "pin": {"text": "rearm needs the PIN of ada", "answer": str},

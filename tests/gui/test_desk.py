@@ -89,7 +89,7 @@ async def test_what_is_not_held_cannot_be_approved(desk: DeskUnderTest) -> None:
     await select(desk, "expired")
     assert not button(desk, "signal.approve").isEnabled()
     desk.desk.registry.run("signal.approve")
-    assert desk.client.sent == []
+    assert desk.client.acted == []
 
 
 async def test_a_refusal_is_told_with_its_code(desk: DeskUnderTest) -> None:
@@ -137,7 +137,7 @@ async def test_close_asks_with_facts_then_closes_each_position(
     assert set(accounts) <= expected
     desk.desk.registry.run("signal.close")
     dialog = opened(desk, "confirm")
-    assert desk.client.sent == []
+    assert desk.client.acted == []
     qtbot.mouseClick(dialog.findChild(QAbstractButton, "go"), Qt.MouseButton.LeftButton)
     await until(lambda: len(desk.sent("close_position")) == len(expected))
     assert {fields["account"] for fields in desk.sent("close_position")} == expected
@@ -151,7 +151,7 @@ async def test_force_needs_an_account_and_a_reason(desk: DeskUnderTest) -> None:
     await until(lambda: dialog.accounts.count() and dialog.accounts.item(0).data(0x0100))
     go = dialog.findChild(QAbstractButton, "go")
     go.click()
-    assert desk.client.sent == []
+    assert desk.client.acted == []
     dialog.accounts.item(0).setCheckState(Qt.CheckState.Checked)
     dialog._reason.setText("news priced in")
     go.click()
@@ -176,7 +176,7 @@ async def test_approve_with_changes_sends_only_what_changed(desk: DeskUnderTest)
     dialog._stop.setText("1e5")
     go = dialog.findChild(QAbstractButton, "go")
     go.click()
-    assert desk.client.sent == [], "an exponent is no plain number"
+    assert desk.sent("approve") == [], "an exponent is no plain number"
     dialog._stop.setText("99.80")
     dialog.accounts.item(0).setCheckState(Qt.CheckState.Unchecked)
     left = [dialog.accounts.item(at).data(0x0100) for at in range(1, dialog.accounts.count())]
@@ -339,9 +339,9 @@ async def test_arming_needs_a_reason_and_a_held_button(desk: DeskUnderTest) -> N
     go = dialog.findChild(HoldButton, "go")
     go.click()
     await asyncio.sleep(0.05)
-    assert desk.client.sent == []
+    assert desk.client.acted == []
     go._act()
-    assert desk.client.sent == [], "no reason"
+    assert desk.client.acted == [], "no reason"
     dialog._reason.setText("start of day")
     go.setEnabled(True)
     go.setDown(True)
@@ -413,7 +413,7 @@ async def test_flattening_is_held_not_clicked(desk: DeskUnderTest) -> None:
     go = dialog.findChild(HoldButton, "go")
     go.click()
     await asyncio.sleep(0.05)
-    assert desk.client.sent == []
+    assert desk.client.acted == []
     go.pressed.emit()
     await until(lambda: desk.sent("flatten"))
     valid(desk.client.sent)
@@ -586,13 +586,18 @@ async def test_everything_one_can_touch_has_a_name(desk: DeskUnderTest) -> None:
     order = next(iter(desk.client.tables[tables.ORDERS].values()))
     subjects: dict[str, dict[str, Any]] = {
         "approve": {"signal": held}, "force": {"signal": held},
-        "replace": {"order": order}, "resolve": {"order": order},
+        "replace": {"order": order}, "resolve": {"order": order}, "why": {"order": order},
+        "close_part": {"position": next(iter(desk.client.tables[tables.POSITIONS].values()))},
+        "scope": {"act": "pause"},
         "rearm": {"scope": "all", "state": "disarmed"}, "token": {"url": "ws://h:1", "answer": str},
         "stops": {"position": next(iter(desk.client.tables[tables.POSITIONS].values()))},
         "confirm": {"title": "t", "facts": [], "go": "Go", "run": None, "danger": 2},
         "log_in": {"account": next(iter(desk.client.tables[tables.ACCOUNTS].values()))},
         "limits": {"account": next(iter(desk.client.tables[tables.ACCOUNTS].values()))},
         "pin": {"text": "rearm needs the PIN", "answer": str},
+        "note": {"on": "order", "key": order["cl_ord_id"], "name": "an order", "row": order},
+        "recording": {"home": "nowhere"},
+        "save_view": {"title": "Signals", "save": str},
     }  # fmt: skip
     for name in dialogs.ALL:
         desk.window.open_dialog(name, subjects.get(name, {}))
@@ -616,8 +621,9 @@ def _inside(widget: QWidget) -> bool:
 
 async def test_panels_have_constant_names_and_all_are_docked(desk: DeskUnderTest) -> None:
     assert [panel.NAME for panel in panels.ALL] == [
-        "signals", "signal_detail", "orders", "positions", "fills", "alerts", "accounts", "todo", "risk",
-        "controls", "reconciliation", "latency", "pnl",
+        "signals", "signal_detail", "orders", "unknown", "positions", "fills", "alerts", "accounts",
+        "eligibility", "todo", "risk", "controls", "reconciliation", "heat_map", "price", "latency",
+        "throughput", "pnl",
     ]  # fmt: skip
     for name, dock in desk.window.docks.items():
         assert dock.objectName() == f"dock.{name}"
@@ -653,10 +659,12 @@ async def test_layout_is_remembered(qtbot: QtBot, desk: DeskUnderTest, tmp_path:
     first.panels["orders"].view.show_column(3, False)
     first.panels["fills"].filter.setText("AAPL")
     first.docks["pnl"].hide()
-    active().use("light")
+    first.settings.change(theme="light")
     first.save_layout()
     document = json.loads((tmp_path / "layout.json").read_text("utf-8"))
-    assert document["theme"] == "light"
+    assert document["preset"] == "trade"
+    kept = json.loads((tmp_path / "preferences.json").read_text("utf-8"))
+    assert kept["theme"] == "light"
     second = MainWindow(tmp_path)
     qtbot.addWidget(second)
     second.show()

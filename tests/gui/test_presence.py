@@ -19,7 +19,7 @@ async def test_a_linked_desk_says_that_it_is_there(qtbot, monkeypatch) -> None:
     try:
         for _ in range(5):
             await asyncio.sleep(0.01)
-        assert client.sent == []  # not linked: nobody to tell
+        assert client.acted == []  # not linked: nobody to tell
         store.on_link(ConnectionState.CONNECTED, "")
         await until(lambda: len(client.sent) >= 3)
         assert set(map(str, client.sent)) == {str(("presence", {}))}

@@ -1,30 +1,29 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from PySide6.QtCore import Qt
 from PySide6.QtGui import QFontMetricsF
 from PySide6.QtWidgets import QApplication
 
 from gui import theme
-from gui.theme import BLUE_ORANGE, CONTRAST_PAIRS, DARK, LIGHT, active, contrast
+from gui.theme import LIGHT, PRICE_SCHEMES, THEMES, active, contrast, contrast_pairs, priced
 
-SCHEMES = [
-    DARK,
-    LIGHT,
-    replace(DARK, **BLUE_ORANGE["dark"]),
-    replace(LIGHT, **BLUE_ORANGE["light"]),
-]
+SCHEMES = [(name, prices) for name in THEMES for prices in PRICE_SCHEMES]
 
 
-@pytest.mark.parametrize("tokens", SCHEMES)
-def test_every_pair_of_ink_and_ground_can_be_read(tokens: theme.Tokens) -> None:
-    poor = {
-        pair: round(contrast(getattr(tokens, pair[0]), getattr(tokens, pair[1])), 2)
-        for pair in CONTRAST_PAIRS
-        if contrast(getattr(tokens, pair[0]), getattr(tokens, pair[1])) < 4.5
-    }
-    assert poor == {}
+@pytest.mark.parametrize(("name", "prices"), SCHEMES)
+def test_every_pair_of_ink_and_ground_can_be_read(name: str, prices: str) -> None:
+    least = 7.0 if name.startswith("contrast") else 4.5
+    pairs = contrast_pairs(priced(THEMES[name], prices))
+    assert len(pairs) > 100
+    plain = [pair for pair in pairs if "chip" not in pair[0] and "banner" not in pair[0]]
+    for some, limit in ((pairs, 4.5), ([p for p in plain if p[0].startswith("text")], least)):
+        poor = {
+            what: round(contrast(ink, ground), 2)
+            for what, ink, ground in some
+            if contrast(ink, ground) < limit
+        }
+        assert poor == {}
 
 
 def test_contrast_is_the_one_of_wcag() -> None:
@@ -53,12 +52,40 @@ def lab(linear: tuple[float, ...]) -> tuple[float, float, float]:
     return 116 * y - 16, 500 * (x - y), 200 * (y - z)
 
 
+def apart(one: str, other: str, kind: str) -> float:
+    seen = (lab(simulated(color, kind)) for color in (one, other))
+    return sum((a - b) ** 2 for a, b in zip(*seen, strict=True)) ** 0.5
+
+
 @pytest.mark.parametrize("kind", ["protan", "deutan"])
-@pytest.mark.parametrize("name", ["dark", "light"])
+@pytest.mark.parametrize("name", THEMES)
 def test_blue_and_orange_differ_for_every_eye(name: str, kind: str) -> None:
-    pair = BLUE_ORANGE[name]
-    one, other = (lab(simulated(pair[end], kind)) for end in ("pos", "neg"))
-    assert sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) ** 0.5 >= 20
+    tokens = priced(THEMES[name], "blue_orange")
+    assert apart(tokens.gain, tokens.loss, kind) >= 20
+    assert apart(tokens.pos, tokens.neg, kind) >= 20
+
+
+def test_red_and_green_swap_for_money_alone() -> None:
+    plain, swapped = (priced(theme.DARK, prices) for prices in ("green_red", "red_green"))
+    assert (swapped.gain, swapped.loss) == (plain.loss, plain.gain)
+    assert (swapped.pos, swapped.neg) == (
+        plain.pos,
+        plain.neg,
+    )  # a filled order is not bad news in Tokyo
+
+
+def test_the_system_theme_is_followed(qapp: QApplication) -> None:
+    hints = qapp.styleHints()
+    active().use("system")
+    light = hints.colorScheme() is Qt.ColorScheme.Light
+    assert active().tokens.dark is not light
+    heard = []
+    active().changed.connect(lambda: heard.append(active().choice))
+    hints.colorSchemeChanged.emit(Qt.ColorScheme.Light)
+    assert heard == ["system"]
+    active().use("dark")
+    hints.colorSchemeChanged.emit(Qt.ColorScheme.Light)
+    assert heard == ["system", "dark"]  # a theme of one's own stays
 
 
 def test_figures_have_one_width(qapp: QApplication) -> None:
@@ -73,8 +100,8 @@ def test_switching_tells_and_changes_the_palette(qapp: QApplication) -> None:
     active().use("light")
     assert heard == ["light"]
     assert qapp.palette().window().color().name().upper() == LIGHT.window
-    active().use("light", blue_orange=True, scale=500)
-    assert active().tokens.pos == BLUE_ORANGE["light"]["pos"]
+    active().use("light", prices="blue_orange", scale=500)
+    assert active().tokens.gain == active().tokens.pos == active().tokens.accent
     assert active().scale == 160
 
 

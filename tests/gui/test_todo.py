@@ -57,6 +57,50 @@ def test_nothing_to_do_is_nothing() -> None:
     assert look([account("A-1")], services={"journal": {"state": "connected", "text": ""}}) == []
 
 
+def need(code: str, text: str = "it is so", what: str = "do it") -> dict[str, str]:
+    return {"code": code, "text": text, "todo": what}
+
+
+def test_everything_an_account_needs_is_a_line_with_what_mends_it() -> None:
+    found = look(
+        [
+            account("K-1", logs_in=True, needs=[need("SESSION_ENDS", "its session ends before the close")]),
+            account("A-2", needs=[need("SESSION_ENDS")]),
+            account("L-3", needs=[need("LIMITS_UNSET"), need("OUTCOME_UNKNOWN", "2 orders of unknown outcome")]),
+            account("L-4", needs=[need("LIMITS_UNSET")]),
+            account("D-5", needs=[need("POSITION_DIFFERS", "10 of AAPL, not 0"), need("RATE", "asked for quiet")]),
+            account("E-6", connection="error", connection_text="refused", todo="mend it",
+                    needs=[need("NOT_CONNECTED", "refused", "mend it")]),
+            account("R-7", needs=[need("NOT_RECONCILED", "R-7: not reconciled")]),
+            account("G-8", needs=[]),
+        ]
+    )  # fmt: skip
+    lines = {(item.who, item.action): item for item in found}
+    assert lines.keys() == {
+        ("K-1", todo.LOG_IN), ("A-2", ""), ("L-3, L-4", todo.LIMITS), ("L-3", todo.UNKNOWN),
+        ("D-5", todo.COMPARE), ("D-5", ""), ("E-6", todo.RELOAD), ("R-7", ""),
+    }  # fmt: skip
+    assert lines["L-3, L-4", todo.LIMITS].tone == "crit"
+    assert lines["K-1", todo.LOG_IN].what == "its session ends before the close"
+    assert lines["R-7", ""].what == "not reconciled"
+    assert all(item.button for item in found if item.action)
+
+
+def test_what_the_machine_and_the_market_lack_is_to_do() -> None:
+    rows = {
+        tables.ACCOUNTS: {}, tables.HALTS: {"broker:x": {
+            "scope": "broker:x", "state": "reducing", "reason": "CLOCK +3.0 s, by x's clock"}},
+        tables.ENGINE: {"engine": {"services": {}, "needs": [
+            need("DISK_FULL", "12 MiB free in /home"), need("REF_MISSING", "no price of AAPL is known")]}},
+    }  # fmt: skip
+    found = todo.items(rows.__getitem__, lambda _stamp: None)
+    assert [(item.tone, item.who) for item in found] == [
+        ("crit", "engine"), ("warn", "broker:x"), ("warn", "engine"),
+    ]  # fmt: skip
+    assert "clock right" in found[1].todo
+    assert [item.button for item in found] == ["", "Resume", ""]
+
+
 def test_the_worst_comes_first_and_what_is_alike_shares_a_line() -> None:
     lost = {
         "connection": "disconnected",
@@ -177,10 +221,10 @@ async def test_many_are_switched_on_only_after_a_question(
     assert go is not None
     qtbot.mouseClick(go, Qt.MouseButton.LeftButton)
     dialog = opened(desk, "confirm")
-    assert desk.client.sent == []
+    assert desk.client.acted == []
     qtbot.mouseClick(dialog.findChild(QPushButton, "go"), Qt.MouseButton.LeftButton)
-    await until(lambda: len(desk.sent("set_account_active")) == 3)
-    assert {fields["account"] for fields in desk.sent("set_account_active")} == set(names)
+    await until(lambda: desk.sent("set_accounts_active"))
+    assert desk.sent("set_accounts_active") == [{"accounts": names, "active": True}]
     valid(desk.client.sent)
 
 
@@ -317,3 +361,39 @@ async def test_a_browser_is_opened_only_beside_the_engine(
     session = _Session(args, tmp_path, desk.window, "a-token", None)
     async with session._elsewhere():
         assert desk.desk.engine_here is here
+
+
+async def test_a_line_leads_to_what_mends_it(qtbot: QtBot, desk: DeskUnderTest) -> None:
+    names = list(desk.client.tables[tables.ACCOUNTS])[:2]
+    for name in names:
+        desk.client.change(tables.ACCOUNTS, name, active=True, needs=[need("LIMITS_UNSET")])
+    desk.client.change(tables.ACCOUNTS, "A-004", active=True, needs=[need("OUTCOME_UNKNOWN")])
+    desk.client.change(tables.ACCOUNTS, "A-005", active=True, needs=[need("POSITION_DIFFERS")])
+    desk.frame()
+    desk.desk.show_panel("todo")
+    desk.window.tick()
+    for action, who, panel in (
+        ("unknown", "A-004", "unknown"),
+        ("reconciliation", "A-005", "reconciliation"),
+    ):
+        go = desk.window.findChild(QPushButton, f"todo.{action}.{who}")
+        assert go is not None
+        qtbot.mouseClick(go, Qt.MouseButton.LeftButton)
+        await until(lambda panel=panel: desk.window.panels[panel].isVisible())
+        desk.desk.show_panel("todo")
+    go = desk.window.findChild(QPushButton, f"todo.limits.{names[0]}")
+    assert go is not None
+    go.setFocus()
+    qtbot.keyClick(go, Qt.Key.Key_Space)
+    dialog = opened(desk, "accounts")
+    assert dialog.windowTitle() == "Change 2 accounts"
+    dialog.close()
+    desk.client.change(tables.ACCOUNTS, names[1], needs=[])
+    desk.frame()
+    desk.window.tick()
+    name = f"todo.limits.{names[0]}"  # the line of both goes before that of one is clicked
+    await until(lambda: len(desk.window.findChildren(QPushButton, name)) == 1)
+    go = desk.window.findChild(QPushButton, f"todo.limits.{names[0]}")
+    assert go is not None
+    qtbot.mouseClick(go, Qt.MouseButton.LeftButton)
+    assert opened(desk, "limits").subject["account"]["id"] == names[0]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from openpyxl import load_workbook
 
-from engine.cli.export import NUMBERS, write_csv, write_jsonl, write_xlsx
 from engine.model.tables import COLUMNS
+from engine.sheets import NUMBERS, write_rows
 from tests.processes import (
     EngineProcess,
     VenueProcess,
@@ -46,7 +46,7 @@ def formula_cells(path: Path) -> list[str]:
 @pytest.mark.parametrize("column", ["text", "strategy", "message", "limit_price"])
 def test_no_text_is_a_formula_in_xlsx(tmp_path: Path, column: str) -> None:
     path = tmp_path / "x.xlsx"
-    write_xlsx(path, [column], rows(column, EVIL))
+    write_rows("xlsx", path, [column], rows(column, EVIL))
     sheet = load_workbook(path)["volley"]
     cells = [cell for (cell,) in sheet.iter_rows(min_row=2)]
     assert len(cells) == len(EVIL)
@@ -62,7 +62,7 @@ def test_no_text_is_a_formula_in_xlsx(tmp_path: Path, column: str) -> None:
 @pytest.mark.parametrize("column", ["text", "strategy", "message", "limit_price"])
 def test_no_text_is_a_formula_in_csv(tmp_path: Path, column: str) -> None:
     path = tmp_path / "x.csv"
-    write_csv(path, [column], rows(column, EVIL))
+    write_rows("csv", path, [column], rows(column, EVIL))
     with path.open(encoding="utf-8", newline="") as file:
         header, *read = list(csv.reader(file))
     assert header == [column]
@@ -75,7 +75,7 @@ def test_no_text_is_a_formula_in_csv(tmp_path: Path, column: str) -> None:
 
 def test_numbers_stay_numbers_and_exact(tmp_path: Path) -> None:
     path = tmp_path / "x.xlsx"
-    write_xlsx(path, ["qty"], rows("qty", [*NUMBER_TEXTS, LONG]))
+    write_rows("xlsx", path, ["qty"], rows("qty", [*NUMBER_TEXTS, LONG]))
     *cells, long = [cell for (cell,) in load_workbook(path)["volley"].iter_rows(min_row=2)]
     assert {cell.data_type for cell in cells} == {"n"}
     assert [Decimal(str(cell.value)) for cell in cells] == [Decimal(text) for text in NUMBER_TEXTS]
@@ -84,7 +84,7 @@ def test_numbers_stay_numbers_and_exact(tmp_path: Path) -> None:
         LONG,
     )  # more digits than a spreadsheet keeps: text, whole
     path = tmp_path / "x.csv"
-    write_csv(path, ["qty"], rows("qty", [*NUMBER_TEXTS, LONG]))
+    write_rows("csv", path, ["qty"], rows("qty", [*NUMBER_TEXTS, LONG]))
     assert path.read_text().split()[1:] == [*NUMBER_TEXTS, LONG]
 
 
@@ -98,12 +98,12 @@ def test_every_number_column_is_a_column() -> None:
 @pytest.mark.parametrize("table", ["orders", "fills", "signals", "positions"])
 def test_a_whole_row_goes_there_and_back(tmp_path: Path, table: str) -> None:
     row = {name: "-1.5" if name in NUMBERS else f"=text of {name}" for name in COLUMNS[table]}
-    write_xlsx(tmp_path / "x.xlsx", COLUMNS[table], [row])
+    write_rows("xlsx", tmp_path / "x.xlsx", COLUMNS[table], [row])
     header, cells = load_workbook(tmp_path / "x.xlsx")["volley"].iter_rows(values_only=True)
     assert header == COLUMNS[table]
     for name, value in zip(header, cells, strict=True):
         assert value == (-1.5 if name in NUMBERS else row[name])
-    write_jsonl(tmp_path / "x.jsonl", COLUMNS[table], [row])
+    write_rows("jsonl", tmp_path / "x.jsonl", COLUMNS[table], [row])
     assert json.loads((tmp_path / "x.jsonl").read_text()) == row
 
 

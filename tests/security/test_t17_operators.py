@@ -31,6 +31,8 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     "force": {"signal": "bot/none", "accounts": ["P-001"], "reason": "test"},
     "resend": {"cl_ord_id": ID},
     "cancel_order": {"cl_ord_id": ID},
+    "cancel_orders": {"scope": "symbol:NONE"},
+    "look_up": {"cl_ord_id": ID},
     "replace_order": {"cl_ord_id": ID, "order_qty": "1"},
     "close_position": {"account": "P-001", "symbol": "NONE"},
     "flatten": {"scope": "symbol:NONE"},
@@ -45,23 +47,33 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     "log_in": {"account": "P-001"},
     "reload_accounts": {},
     "set_limits": {"account": "P-001", "limits": {"max_positions": 7}, "reason": "test"},
+    "set_accounts_active": {"accounts": ["P-001"], "active": True},
+    "set_account": {"accounts": ["P-001"], "approval": "auto", "reason": "test"},
+    "preview": {"held": "bot/none"},
     "acknowledge": {},
     "review": {"strategy": "breakout"},
     "adopt": {"key": "none"},
     "repair": {"key": "none"},
+    "note": {"on": "position", "key": "P-001/AAPL", "text": "why"},
+    "report": {"day": "2026-11-23"},
+    "bars": {"symbol": "NONE"},
+    "curves": {"of": "account"},
+    "test_alerts": {},
     "presence": {},
 }
 MAY = {  # spelled out here, not computed: what a desk agrees on
-    "view": {"kill", "presence"},
+    "view": {"kill", "presence", "preview", "report", "bars", "curves"},
     "trade": {
-        "kill", "presence", "approve", "reject", "resend", "cancel_order", "replace_order", "close_position",
+        "kill", "presence", "preview", "report", "bars", "curves", "note",
+        "approve", "reject", "resend", "cancel_order", "replace_order", "close_position",
         "flatten", "set_stops", "pause", "resume", "disarm", "acknowledge", "log_in",
+        "cancel_orders", "look_up", "test_alerts",
     },
 }  # fmt: skip
 MAY["risk"] = MAY["trade"] | {
-    "force", "rearm", "set_limits", "adopt", "repair", "resolve_unknown", "review",
+    "force", "rearm", "set_limits", "set_account", "adopt", "repair", "resolve_unknown", "review",
 }  # fmt: skip
-MAY["admin"] = MAY["risk"] | {"set_account_active", "reload_accounts"}
+MAY["admin"] = MAY["risk"] | {"set_account_active", "set_accounts_active", "reload_accounts"}
 MAY["operator"] = MAY["admin"]
 
 
@@ -152,7 +164,15 @@ async def test_a_kill_asks_for_no_pin_and_bears_the_name_of_who_pressed_it(made:
 
 @pytest.mark.parametrize("command", sorted(names()))
 async def test_which_commands_ask_for_the_pin(made: World, command: str) -> None:
-    needs = command in {"rearm", "force", "set_limits", "adopt", "repair", "resolve_unknown"}
+    needs = command in {
+        "rearm",
+        "force",
+        "set_limits",
+        "set_account",
+        "adopt",
+        "repair",
+        "resolve_unknown",
+    }
     async with desks(made, pins={"operator": "2468"}) as found:
         desk, fields = found["operator"], DOCUMENTS[command]
         assert (code_of(await desk.command(command, **fields)) == (403, "PIN_REQUIRED")) is needs

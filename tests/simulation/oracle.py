@@ -91,18 +91,20 @@ class Oracle:
     def _check_halts(self, order: Order) -> None:
         if order.source == OPERATOR:
             return
-        broker = self._day.broker_of(order.account)
-        scopes = (
-            "all", f"account:{order.account}", f"broker:{broker}", f"strategy:{order.strategy}",
-            f"symbol:{order.symbol}",
-        )  # fmt: skip
-        for scope in scopes:
+        for scope in self._scopes(order):
             halt = self.halts.get(scope)
             if halt is not None and self._world.now_ns > halt.since_ns + KILL_WITHIN_NS:
                 late = (self._world.now_ns - halt.since_ns) / 1e6
                 self._world.violation(
                     "I8", f"{order.cl_ord_id} left {late:.1f} ms after the kill of {scope}"
                 )
+
+    def _scopes(self, order: Order) -> tuple[str, ...]:
+        broker = self._day.broker_of(order.account)
+        return (
+            "all", f"account:{order.account}", f"broker:{broker}", f"strategy:{order.strategy}",
+            f"symbol:{order.symbol}",
+        )  # fmt: skip
 
     def _check_rates(self, account: str) -> None:
         own = self._day.rate_of(account)
@@ -209,7 +211,31 @@ class Oracle:
             problem = self._differs(order)
             if problem:
                 return problem
-        return self._positions_differ()
+        return self._works_under_a_kill() or self._positions_differ()
+
+    def _works_under_a_kill(self) -> str:
+        """Return an order that still works although the kill switch was pressed for it and answered (C18)."""
+        engine = self._day.engine
+        for account in self._day.venue.accounts.values():
+            for held in account.orders:
+                order = engine.orders.orders.get(held.cl_ord_id)
+                if held.external or held.beyond or not held.status.working or order is None:
+                    continue
+                if not self._usable(order):
+                    continue
+                scope = next(filter(self._is_killed, self._scopes(order)), "")
+                if scope and order.source != OPERATOR:
+                    return f"{account.name} {held.cl_ord_id} still works after the kill of {scope}"
+        return ""
+
+    def _usable(self, order: Order) -> bool:
+        """Say whether anybody can ask an order's broker for anything."""
+        state = self._day.engine.fleet.states.get(order.account)
+        return state is not None and state.usable
+
+    def _is_killed(self, scope: str) -> bool:
+        halt = self.halts.get(scope)
+        return halt is not None and halt.answered
 
     def _differs(self, order: Order) -> str:
         account = self._day.venue.accounts.get(order.account)
@@ -220,6 +246,8 @@ class Oracle:
                 return ""
             return f"{name} is {order.status} {order.code!r}, and its broker never had it"
         truth = held[0]
+        if truth.beyond and truth.status.working and order.code == "ABSENT" and self._usable(order):
+            return f"{name} was given up as absent, and works at its broker"  # F08: it is cancelled
         if truth.beyond or len(held) > 1:
             return ""  # outside what its broker promises; told as I3 if it is twice there
         if truth.cum_qty != order.cum_qty:

@@ -15,10 +15,12 @@ from engine.errors import CommandRefused
 from engine.execution.reconciler import Reconciler
 from engine.model.enums import ExecType, OrderStatus, TradingState
 from engine.model.messages import ExecutionReport
+from engine.model.order import Order
 from tests.helpers import HandClock, ScriptedSession, make_order, make_state
 from tests.simulation.day import Day
 from tests.simulation.life import Life
 from tests.simulation.oracle import STATE_TABLES
+from tests.simulation.sending import Sending
 from tests.simulation.world import SECOND
 
 
@@ -219,3 +221,25 @@ async def test_a_cancel_that_was_lost_is_found_out_by_looking(listed: OrderStatu
     await reconciler.compare(state, session)
     await reconciler.stop()
     assert order.status is listed
+
+
+def test_what_was_given_up_as_absent_and_comes_after_all_is_cancelled(scene: Scene) -> None:
+    """F08, beyond what the broker promises: its settling time is over when it takes the order."""
+    session = scene.life.sessions["A-1"]
+
+    def late(order: Order) -> None:
+        order.first_byte_ns = order.last_byte_ns = scene.life.clock.monotonic_ns()
+        Sending(session, order, "accept_beyond_settling")
+
+    session.submit = late
+    scene.send(order_type="limit", limit_price="185", time_in_force="gtc", valid_for_s="1")
+    (order,) = scene.day.engine.orders.orders.values()
+    assert scene.until(lambda: order.code == "ABSENT")
+    placed = scene.day.venue.accounts["A-1"].by_id
+    assert order.cl_ord_id not in placed
+    assert scene.until(lambda: order.cl_ord_id in placed)
+    (held,) = placed[order.cl_ord_id]
+    assert scene.until(lambda: held.status is OrderStatus.CANCELED)
+    assert order.code == "LATE_ACCEPT"
+    assert "LATE_ACCEPT" in {row["code"] for row in scene.day.engine.alerts}
+    assert scene.day.world.violations == []

@@ -12,9 +12,9 @@ import pytest
 
 import main
 from engine.cli.common import NoEngineError, report, table
-from engine.cli.export import safe_cell
 from engine.cli.signal import RecordingError, read_prices, read_signals
 from engine.errors import CommandRefused, ConfigError, HomeLocked, StoreError
+from engine.sheets import safe_cell
 
 ROOT = Path(main.__file__).parent
 

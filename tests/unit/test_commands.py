@@ -31,6 +31,7 @@ VALID = {
     "resolve_unknown": ({"cl_ord_id": ORDER, "exists": False}, c.ResolveUnknown),
     "set_account_active": ({"account": "A-1", "active": True}, c.SetAccountActive),
     "reload_accounts": ({}, c.ReloadAccounts),
+    "set_accounts_active": ({"accounts": ["A-1"], "active": True}, c.SetAccountsActive),
 }
 COMMANDS = list(VALID)
 

@@ -24,6 +24,7 @@ from engine.model.order import Order
 from engine.model.position import Levels, Position
 from engine.portfolio.marks import Marks
 from engine.portfolio.position_keeper import PositionKeeper
+from engine.stores import journal_thread
 from engine.stores.journal import Journal
 from engine.stores.journal_opening import open_file
 from engine.stores.journal_rows import SignalEntry
@@ -900,3 +901,23 @@ def test_a_migration_killed_before_its_commit_leaves_version_1_as_it_was(path):
     assert done.returncode != 0
     assert schema_of(path) == before
     asyncio.run(old_state(path))
+
+
+async def test_a_long_wal_is_begun_anew_while_writes_go_on(path: Path, monkeypatch) -> None:
+    """Checkpoints beside the writer never come to the last of it while it writes without a pause."""
+    monkeypatch.setattr(journal_thread, "CHECKPOINT_EVERY_S", 3600.0)
+
+    async with opened(path) as journal:
+        for number in range(50):
+            await journal.commit_fact("k", "v", {"n": number})
+        with closing(sqlite3.connect(path)) as other:
+            long = other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+        await journal.commit_fact("k", "v", {"n": 50})
+        journal._thread._wal_is_long = True  # as the checkpointer says of more than WAL_MOST_BYTES
+        await journal.commit_fact("k", "v", {"n": 51})
+        await journal.commit_fact("k", "v", {"n": 52})  # behind the fold
+        with closing(sqlite3.connect(path)) as other:
+            short = other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
+        assert 0 < short < 10 < long
+        assert not journal._thread._wal_is_long
+        assert (await journal.load()).facts["k"]["v"] == {"n": 52}

@@ -63,9 +63,11 @@ async def test_a_ready_account_needs_nothing(watch):
         "last_probe_at": "2026-11-23T15:00:00.000000Z",
         "warm_connections": "2/2",
         "rate_left": 7,
+        "rate_most": 7,
         "paused_until": None,
         "logs_in": False,
         "todo": "",
+        "needs": [],
     }
     assert watch.readiness.watch() == []
     assert watch.alerts == []

@@ -194,6 +194,14 @@ class AlpacaSession(WireSession):
             return None
         return f"DELETE {mapping.order_path(order.order_id)}{self._tail}\r\n".encode("ascii")
 
+    def cancel_all_request(self) -> bytes | None:
+        """Write ``DELETE /v2/orders``."""
+        return f"DELETE /v2/orders{self._tail}\r\n".encode("ascii")
+
+    def judge_cancel_all(self, status: int, body: bytes) -> Sequence[str] | None:
+        """Read the orders and their own statuses (207): one refused stays for the list to tell."""
+        return mapping.canceled_ids(body) if 200 <= status < 300 else None
+
     def replace_request(self, order: Order, replacement: Order) -> bytes | None:
         """Write ``PATCH /v2/orders/{id}``."""
         if not order.order_id:

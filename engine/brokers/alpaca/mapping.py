@@ -205,6 +205,13 @@ def order_path(order_id: str) -> str:
 # Replies
 
 
+def canceled_ids(body: bytes) -> list[str]:
+    """Return the ids of the orders a reply to the cancel of all says it took (``[{"id": …, "status": 200}, …]``)."""
+    found = read_json(body)
+    rows = [object_of(one) for one in found] if isinstance(found, list) else []
+    return [str(row["id"]) for row in rows if row.get("status") in range(200, 300)]
+
+
 def _totals(order: Mapping[str, Any]) -> tuple[Decimal | None, Decimal | None]:
     filled = order.get("filled_qty")
     if filled == "0" or filled is None:

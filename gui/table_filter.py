@@ -1,0 +1,167 @@
+"""The filter of tables: words, and terms on columns.
+
+``symbol:NVDA side:buy age<60`` shows rows in which all of it holds. A term is a word (anywhere in the row),
+``column:text`` (occurs in that column), ``column=text`` (is exactly that) or a comparison (``filled>=3``, ``age<5m``).
+``,`` and ``|`` mean or (``state:held,refused``, ``rejected>0|unknown>0``), ``-`` in front means not, quotes keep blanks
+together. A column is named by its title without blanks, or by its key; what names none is a plain word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.client import Row
+
+Test = Callable[[Row], bool]
+_TERM = re.compile(r'-?(?:"[^"]*"?|[^\s"])+')
+_FIELD = re.compile(r"^(?P<name>[A-Za-z_][\w.]*)(?P<how><=|>=|[:=<>])(?P<value>.*)$", re.S)
+_NUMBER = re.compile(r"^(?P<number>[+-]?\d+(?:\.\d+)?)(?P<unit>[a-z%]*)$")
+_UNITS = {"": 1.0, "%": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "k": 1e3, "mio": 1e6}
+_COMPARES: dict[str, Callable[[float, float], bool]] = {
+    "<": lambda one, other: one < other,
+    ">": lambda one, other: one > other,
+    "<=": lambda one, other: one <= other,
+    ">=": lambda one, other: one >= other,
+}
+
+
+class Field(Protocol):
+    """What a filter needs to know of a column (``gui.table_model.Column``)."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what it may be called, in small letters."""
+        ...
+
+    @property
+    def live(self) -> bool:
+        """Say whether it changes with time alone."""
+        ...
+
+    def write(self, row: Row) -> str:
+        """Return its text."""
+        ...
+
+    def value(self, row: Row) -> object:
+        """Return its raw value."""
+        ...
+
+    def measured(self, row: Row) -> float | None:
+        """Return it as a number to compare with."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A filter as it was understood.
+
+    ``fields``: the tests on columns, cheap enough for every change of a row. ``words``: the tests on the whole row.
+    ``timed``: whether rows may begin or cease to match with time alone. ``problem``: what was not understood.
+    """
+
+    fields: tuple[Test, ...] = ()
+    words: tuple[Test, ...] = ()
+    timed: bool = False
+    problem: str = ""
+
+    def holds(self, row: Row) -> bool:
+        """Say whether a row is shown."""
+        return self.still_holds(row) and all(test(row) for test in self.words)
+
+    def still_holds(self, row: Row) -> bool:
+        """Say whether a row that was shown is shown after it changed: words are not looked for again."""
+        return all(test(row) for test in self.fields)
+
+
+def parse(text: str, columns: Sequence[Field]) -> Filter:
+    """Understand a filter; what cannot be compared is said in ``problem`` and matches nothing."""
+    by_name: dict[str, Field] = {}
+    for column in columns:
+        for name in column.names:
+            by_name.setdefault(name, column)
+    fields: list[Test] = []
+    words: list[Test] = []
+    timed, problem = False, ""
+    for term in _TERM.findall(text.lower()):
+        negative = len(term) > 1 and term.startswith("-")
+        parts = [
+            _part(part, by_name) for part in _alternatives(term[1:] if negative else term) if part
+        ]
+        if not parts:
+            continue
+        timed = timed or any(part.timed for part in parts)
+        problem = problem or next((part.problem for part in parts if part.problem), "")
+        test = _any_of([part.test or _word(part.word, columns) for part in parts])
+        kind = fields if all(part.test for part in parts) else words
+        kind.append(_not(test) if negative else test)
+    return Filter(tuple(fields), tuple(words), timed, problem)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    word: str = ""
+    test: Test | None = None
+    timed: bool = False
+    problem: str = ""
+
+
+def _part(text: str, columns: dict[str, Field]) -> _Part:
+    found = _FIELD.match(text)
+    column = columns.get(found["name"]) if found else None
+    if found is None or column is None:
+        return _Part(word=text.replace('"', ""))
+    how, value = found["how"], found["value"].replace('"', "")
+    if how in _COMPARES:
+        number = _NUMBER.match(value)
+        if number is None or number["unit"] not in _UNITS:
+            return _Part(test=_never, problem=f"{text}: expected a number like 60, 5m or 10k")
+        limit = float(number["number"]) * _UNITS[number["unit"]]
+        return _Part(test=_compared(column, _COMPARES[how], limit), timed=column.live)
+    wanted = [one for one in value.split(",") if one]
+    return _Part(test=_worded(column, wanted, exact=how == "="), timed=column.live)
+
+
+def _alternatives(term: str) -> Iterable[str]:
+    return term.split("|") if '"' not in term else [term]
+
+
+def _compared(column: Field, compare: Callable[[float, float], bool], limit: float) -> Test:
+    def test(row: Row) -> bool:
+        number = column.measured(row)
+        return number is not None and compare(number, limit)
+
+    return test
+
+
+def _worded(column: Field, wanted: list[str], *, exact: bool) -> Test:
+    def test(row: Row) -> bool:
+        texts = (column.write(row).lower(), str(column.value(row)).lower())
+        if exact:
+            return any(one in texts for one in wanted)
+        return not wanted or any(one in text for one in wanted for text in texts)
+
+    return test
+
+
+def _word(word: str, columns: Sequence[Field]) -> Test:
+    def test(row: Row) -> bool:
+        if any(word in str(value).lower() for value in row.values() if isinstance(value, str)):
+            return True
+        return any(word in column.write(row).lower() for column in columns if not column.live)
+
+    return test
+
+
+def _any_of(tests: list[Test]) -> Test:
+    return tests[0] if len(tests) == 1 else lambda row: any(test(row) for test in tests)
+
+
+def _not(test: Test) -> Test:
+    return lambda row: not test(row)
+
+
+def _never(_row: Row) -> bool:
+    return False
