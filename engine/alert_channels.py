@@ -28,6 +28,7 @@ from zoneinfo import ZoneInfo
 from engine.clock import Clock
 from engine.config import AlertsConfig
 from engine.errors import CommandRefused, ConfigError
+from engine.log import redact
 from engine.model.commands import TestAlerts
 
 if TYPE_CHECKING:
@@ -269,7 +270,9 @@ class AlertChannels:
     def _wait_s(self, batch: Batch) -> float | None:
         if not batch.lines:
             return None
-        return min(max(self._pause_s(), 0.01), 30.0)  # quiet hours end by the clock on the wall
+        if not self._leaves(batch):
+            return 30.0  # quiet hours end by the clock on the wall
+        return min(max(self._pause_s(), 0.01), 30.0)
 
     def _pause_s(self) -> float:
         """Return how long the next message has to wait: of the last one, and of those of the hour."""
@@ -283,12 +286,15 @@ class AlertChannels:
     def _quiet_rank(self) -> int:
         return RANK["critical"] if is_quiet(self._config, self._clock.now()) else 0
 
-    def _due(self, batch: Batch) -> bool:
+    def _leaves(self, batch: Batch) -> bool:
         least = self._quiet_rank()
-        return any(RANK[key[0]] >= least for key in batch.lines) and self._pause_s() <= 0
+        return any(RANK[key[0]] >= least for key in batch.lines)
+
+    def _due(self, batch: Batch) -> bool:
+        return self._leaves(batch) and self._pause_s() <= 0
 
     def _pass_on(self, batch: Batch, tries: tuple[float, ...]) -> None:
-        severity, title, text = batch.compose(self._engine)
+        severity, title, text = map(redact, batch.compose(self._engine))
         self._sent_at.append(time.monotonic())
         failures = self._channels.send(severity, title, text)
         for pause in tries:

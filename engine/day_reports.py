@@ -58,9 +58,9 @@ class DayReports:
         options = ["--day", command.day, "--zone", command.zone, "--format", command.form]
         if command.account is not None:
             options += ["--account", command.account]
-        line = own_command("report", "--home", str(self._home), *options, "-o", str(made))
+        argv = own_command("report", "--home", str(self._home), *options, "-o", str(made))
         process = await asyncio.create_subprocess_exec(
-            *line,
+            *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

@@ -145,6 +145,8 @@ class Clearing:
         if not self._kill.whole_accounts or session.cancel_all_request() is None:
             return False
         await self._listener.turn()
+        if not self._kill.stands():  # armed again while it waited: it would cancel what is new
+            return False
         self._answered = asyncio.get_running_loop().create_future()
         return session.cancel_all(self._in_one_answered)
 

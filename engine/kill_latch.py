@@ -119,7 +119,8 @@ class KillLatch:
 
     def watchdog_ready(self) -> bool:
         """Say whether a watchdog stands by that cancels what is pressed now, should the engine not."""
-        return time.monotonic_ns() - self.words[READY_NS] < READY_WITHIN_NS
+        # A mark from before the machine was started again may lie ahead of this clock.
+        return 0 <= time.monotonic_ns() - self.words[READY_NS] < READY_WITHIN_NS
 
     # ---- halts -------------------------------------------------------------------------------------------------
 

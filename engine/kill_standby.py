@@ -8,6 +8,7 @@ is left alone: it obeys the latch first, and another process that pressed sees t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Standby:
         self._files: dict[Path, tuple[int, int]] = {}
         self._read_at = 0.0
         self._known = shared.words[GENERATION]
-        self._acting: asyncio.Task[None] | None = None
+        self._acting: set[asyncio.Task[None]] = set()
 
     async def run(self, gone: Callable[[], bool]) -> None:
         """Connect, then watch until the engine has gone; what has begun by then is brought to its end."""
@@ -98,8 +99,7 @@ class Standby:
                     self._shared.words[READY_NS] = monotonic_ns()
                     self.look()
                 await asyncio.sleep(LOOK_S)
-            if self._acting is not None:
-                await self._acting
+            await asyncio.gather(*self._acting, return_exceptions=True)
         finally:
             self._shared.words[READY_NS] = self._shared.words[KEPT] = 0
             keeping.cancel()
@@ -109,8 +109,7 @@ class Standby:
     @property
     def idle(self) -> bool:
         """Say whether the latest press was dealt with."""
-        acting = self._acting is not None and not self._acting.done()
-        return not acting and self._known == self._shared.words[GENERATION]
+        return not self._acting and self._known == self._shared.words[GENERATION]
 
     # ---- the latch ---------------------------------------------------------------------------------------------
 
@@ -118,7 +117,7 @@ class Standby:
         """Look once at the latch, and act where the engine does not."""
         words = self._shared.words
         press = words[GENERATION]
-        if press == self._known or (self._acting is not None and not self._acting.done()):
+        if press == self._known:
             return
         if words[STATE] != RUNNING or press in {words[TAKEN], words[CARRIED]}:
             self._known = press
@@ -129,7 +128,10 @@ class Standby:
         self._known = words[TAKEN] = press
         why = "did not carry out" if words[SEEN] == press else "did not answer"
         self._say(f"the engine {why} the kill switch within {passed * 1e3:.0f} ms: canceling here")
-        self._acting = asyncio.create_task(self._act(press, words[PRESSED_NS]))
+        # Beside one that goes on: a wider press does not wait for a broker that does not answer an earlier one.
+        task = asyncio.create_task(self._act(press, words[PRESSED_NS]))
+        self._acting.add(task)
+        task.add_done_callback(self._acting.discard)
 
     async def _act(self, press: int, pressed_ns: int) -> None:
         records = [record for record in self._shared.halts() if record["open"]]
@@ -144,7 +146,8 @@ class Standby:
             outcomes += part
             if part and all(one.clear and one.broker != "paper" for one in part):
                 self._shared.finish(record["scope"])
-        await asyncio.to_thread(self._shared.sync)
+        with contextlib.suppress(OSError):  # it is in force; what came of it is told all the same
+            await asyncio.to_thread(self._shared.sync)
         self._done(Result(press, max((kill.canceled_ms for kill in kills), default=0.0), outcomes))
 
     def _kill(self, record: Record, press: int, pressed_ns: int) -> OutOfBandKill:
@@ -163,9 +166,10 @@ class Standby:
         """Follow the accounts: connect those that came or changed, let go those that went."""
         while not gone():
             try:
-                if (self._acting is None or self._acting.done()) and self._changed():
+                if not self._acting and self._changed():
                     await self._take_over(await accounts_of(self._home, self._config))
-            except (TradingError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 (whatever goes wrong, it follows on)
+                self._files = {}  # read again at the next look
                 log.warning("standby: %s", error)
             self._shared.words[KEPT] = self._connections.connected
             await asyncio.sleep(RELOAD_S)

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from engine.clock import SystemClock
-from engine.config import Config, load_config
+from engine.config import AlertsConfig, Config, load_config
 from engine.errors import CommandRefused, ConfigError, InvalidSignal, TradingError
 from engine.home import Home
 from engine.loadtest.dialects import DIALECTS, SECRET
@@ -177,6 +177,7 @@ def _config(plan: RerunPlan, home: Path) -> Config:
             "storage": config.storage.model_copy(update={"profile": "embedded"}),
             "market": config.market.model_copy(update={"source": "none"}),
             "safety": config.safety.model_copy(update=safety),
+            "alerts": AlertsConfig(),  # nobody is to be told of what only happened here
         }
     )
 
@@ -228,6 +229,7 @@ async def _put_accounts(
     for number, document in enumerate(documents):
         account, name = dict(document), str(document.get("broker"))
         account |= {"credentials": {}, "base_url": venues.get(name), "environment": "paper"}
+        account["egress"] = None  # the venues are here, behind nobody's proxy
         if name in venues:
             plain = DIALECTS[name].credentials(OWNER, number)
             account["credentials"] = {

@@ -28,8 +28,6 @@ STATE_TONES = {"active": "muted", "reducing": "warn", "disarmed": "muted", "halt
 STATE_MARKS = {"reducing": "◐", "disarmed": "○", "halted": "■"}
 NEAR_PERCENT = 80
 """From here on the use of a limit is marked."""
-LOW_SHARE = 0.25
-"""Below this share of what its limits allow at once an account's rate is marked."""
 
 
 def readiness(row: Row) -> str:
@@ -201,17 +199,20 @@ def rate_share(row: Row) -> float | None:
     return int(row.get("rate_left") or 0) / int(most) if most else None
 
 
-def _rate(row: Row) -> str:
+def _held_up(row: Row, quiet: float | None) -> bool:
+    """Say whether its rate stops an account: orders wait for it, or its broker asked for quiet (``quiet`` s of it).
+
+    Nothing left for a moment after a fan-out is how rate limits work, and no warning.
+    """
+    return bool(quiet) or (row.get("rate_left") == 0 and bool(row.get("queue")))
+
+
+def _rate(row: Row, quiet: float | None) -> str:
     left, most = row.get("rate_left"), row.get("rate_most")
     if left is None:
         return ""
-    mark = "▲ " if (rate_share(row) or 0) < LOW_SHARE and most else ""
+    mark = "▲ " if _held_up(row, quiet) else ""
     return f"{mark}{fmt.count(left)}/{fmt.count(most)}" if most else fmt.count(left)
-
-
-def _rate_tone(row: Row) -> str:
-    share = rate_share(row)
-    return "warn" if share is not None and share < LOW_SHARE else "accent"
 
 
 # --- added up -----------------------------------------------------------------------------------
@@ -276,18 +277,20 @@ def columns(desk: Desk, in_use: InUse) -> tuple[Column, ...]:
                  about="Switch an account on or off; its working orders are still managed"),
         col.text("id", "Account", 72),
         col.chip("connection", "Link", 100, LINK_TONES, LINK_MARKS),
-        col.text("state", "State", 78, text=_state, tone=lambda row: STATE_TONES.get(str(row.get("state")), "")),
-        Column("session", "Session", 70, text=lambda row: _session(left(row)), raw=left, live=True,
-               tone=lambda row: _session_tone(left(row)), tip=_tip,
-               about="Life left of its login, where its broker ends sessions"),
-        Column("rate_left", "Rate left", 84, "bar", text=_rate, raw=rate_share, tone=_rate_tone, bar=rate_share,
-               about="Entries its limits would let leave at once, of those they allow while nothing has left lately"),
+        col.money("equity", "Equity", 90),
+        col.pnl("day_pnl", "Day P&L", 78, flash=True),
+        col.text("state", "State", 96, text=_state, tone=lambda row: STATE_TONES.get(str(row.get("state")), "")),
+        col.money("exposure", "Exposure", 90),
         Column("used", "Limits", 66, "bar", text=in_use.text, raw=in_use.percent, tone=in_use.tone,
                bar=lambda row: (in_use.percent(row) or 0) / 100, tip=in_use.tip,
                about="How full the fullest of its limits is; hover for all"),
-        col.money("equity", "Equity", 90),
-        col.pnl("day_pnl", "Day P&L", 78, flash=True),
-        col.money("exposure", "Exposure", 90),
+        Column("rate_left", "Rate left", 84, "bar", text=lambda row: _rate(row, quiet(row)), raw=rate_share,
+               tone=lambda row: "warn" if _held_up(row, quiet(row)) else "muted", bar=rate_share, tip=_tip,
+               about="Entries its limits would let leave at once, of those they allow while nothing has left lately;"
+               " ▲ orders wait for it, or its broker asked for quiet"),
+        Column("session", "Session", 70, text=lambda row: _session(left(row)), raw=left, live=True,
+               tone=lambda row: _session_tone(left(row)), tip=_tip,
+               about="Life left of its login, where its broker ends sessions"),
         col.text("ready", "Readiness", 130, text=_ready, raw=readiness,
                  tone=lambda row: "muted" if readiness(row) == "Ready" else "warn",
                  tip=_tip),

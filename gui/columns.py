@@ -251,7 +251,7 @@ def drift_text(row: Row) -> str:
     if drift is None:
         return ""
     mark = "⚠ " if row.get("drifted") else ""
-    return f"{mark}{fmt.pnl(str(row['drift_percent']))} %"
+    return f"{mark}{fmt.percent(row['drift_percent'])}"
 
 
 def drift_sentence(row: Row) -> str:

@@ -333,6 +333,13 @@ def pnl(value: object) -> str:
     return money(value, signed=True)
 
 
+def percent(value: object) -> str:
+    """Write a signed share in percent, two decimals (``+0.40 %``): no money, so privacy leaves it."""
+    if value is None or value == "":
+        return NONE
+    return f"{decimal_text(str(value), 2, True)} %"
+
+
 def tone_of(value: object) -> str:
     """Return the tone of a signed amount: ``gain``, ``loss`` or none."""
     amount = number(value)

@@ -265,20 +265,16 @@ class MainWindow(QMainWindow):
         """Move what changes with time alone, and tell what lasts."""
         self._tick_bars()
         for panel in self.panels.values():
-            self._tick_panel(panel)
+            if panel.isVisible():
+                panel.tick()
 
     def _take_turn(self) -> None:
         parts = list(self.panels.values())
         self._turn = (self._turn + 1) % (len(parts) + 1)
         if self._turn == len(parts):
             self._tick_bars()
-        else:
-            self._tick_panel(parts[self._turn])
-
-    @staticmethod
-    def _tick_panel(panel: Panel) -> None:
-        if panel.isVisible():
-            panel.tick()
+        elif parts[self._turn].in_sight():
+            parts[self._turn].tick()
 
     def _tick_bars(self) -> None:
         self.top_bar.tick()

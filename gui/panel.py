@@ -103,7 +103,9 @@ class FilterEdit(QLineEdit):
         self.setAccessibleName(f"Filter {title}")
         self.setToolTip(FILTER_TIP)
         self.setClearButtonEnabled(True)
-        self.setMinimumWidth(44)
+        self.setMinimumWidth(
+            active().px(76)
+        )  # the word "Filter", or a symbol with the clear button
         self.setMaximumWidth(active().px(180))
 
     def tell(self, problem: str) -> None:
@@ -173,6 +175,10 @@ class Panel(QWidget):
         for view in self.findChildren(TableView):
             view.reset_columns()
 
+    def in_sight(self) -> bool:
+        """Say whether any of it can be seen; to Qt a dock behind another tab is visible."""
+        return self.isVisible() and not self.visibleRegion().isEmpty()
+
     def can_command(self) -> bool:
         """Say whether commands can reach the engine now; in a recorded day there is none."""
         store = self.store
@@ -207,6 +213,7 @@ class TablePanel(Panel):
         self.views_button = ViewsButton(
             self.TITLE, self.views, self._save_view, desk.layout_touched.emit
         )
+        self._views_of_tables: list[TableView] = []
         self.totals = Caption("", 12, 500, "text")
         self.totals.setAccessibleName(f"{self.TITLE}: totals of the selected rows")
         self.totals.setContentsMargins(10, 3, 10, 4)
@@ -260,10 +267,19 @@ class TablePanel(Panel):
         self.desk.registry.refresh()
         self.show_totals()
 
+    def _tables(self) -> list[TableView]:
+        """Return its tables; looked for once, as they are all there when the first row is."""
+        if not self._views_of_tables:
+            self._views_of_tables = self.findChildren(TableView)
+        return self._views_of_tables
+
     def show_totals(self) -> None:
         """Add up what is selected, in a line below the table."""
-        views = sorted(self.findChildren(TableView), key=lambda view: not view.hasFocus())
+        views = [view for view in self._tables() if view.selectionModel().hasSelection()]
+        views.sort(key=lambda view: not view.hasFocus())
         text = next((said for view in views if (said := view.totals())), "")
+        if not text and not self.totals.text():
+            return
         if self.totals.parent() is None:  # whatever a panel is built of, it is the last line
             self.body.addWidget(self.totals)
         if self.totals.text() != text:

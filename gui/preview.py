@@ -206,7 +206,7 @@ def _columns(desk: Desk) -> tuple[Column, ...]:
 
     def outcome(row: Row) -> str:
         value = str(row["outcome"])
-        return f"{MARKS.get(value, '')} {value}".strip()
+        return f"{MARKS.get(value, '')} {fmt.words(value)}".strip()
 
     def leaves(row: Row) -> str:
         seconds = row.get("leaves_in_s")

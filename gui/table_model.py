@@ -24,6 +24,7 @@ from PySide6.QtGui import Qt as RichText
 from PySide6.QtWidgets import QWidget
 
 from engine.client import Row
+from engine.sheets import safe_cell
 from gui import formatting as fmt
 from gui.table_filter import Filter, parse
 from gui.theme import active
@@ -40,6 +41,7 @@ HORIZONTAL = Qt.Orientation.Horizontal
 FLASH_S = 0.4
 RESORT_S = 0.34
 LOOK_AGAIN_S = 1.0
+_ONE_CELL = str.maketrans("\t\r\n", "   ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,9 @@ class TableModel(QAbstractTableModel):
             str, tuple[Any, ...]
         ] = {}  # what rows are ordered by, as of the last look
         self._flashes: dict[str, dict[int, float]] = {}
+        self._looks: dict[
+            str, dict[int, tuple[str, int | None]]
+        ] = {}  # of live cells, as last told
         self._flash_columns = tuple(at for at, c in enumerate(columns) if c.flash)
         self._live_columns = tuple(at for at, c in enumerate(columns) if c.live)
         self._sort_due = False
@@ -178,6 +183,7 @@ class TableModel(QAbstractTableModel):
         """Take every row anew (first connection, reconnection, another filter)."""
         self.beginResetModel()
         self._cells.clear()
+        self._looks.clear()
         self._values.clear()
         self._flashes.clear()
         self.waiting.clear()
@@ -278,17 +284,26 @@ class TableModel(QAbstractTableModel):
         if not self._live_columns or not self.order:
             return
         first, last = self.visible_span()
-        for at in range(max(first, 0), min(last, len(self.order) - 1) + 1):
-            cells = self._cells.get(self.order[at])
-            if cells is None:
-                continue
-            row = self.rows[self.order[at]]
-            for column in self._live_columns:
-                text = self.columns[column].write(row)
-                if text != cells[column] or self.columns[column].kind == "bar":
-                    cells[column] = text
-                    index = self.index(at, column)
-                    self.dataChanged.emit(index, index)
+        rows = range(max(first, 0), min(last, len(self.order) - 1) + 1)
+        for column in self._live_columns:
+            moved = [at for at in rows if self._moved_on(self.order[at], column)]
+            if moved:  # one strip of the column, not a cell at a time: each telling costs more than a cell's paint
+                self.dataChanged.emit(self.index(moved[0], column), self.index(moved[-1], column))
+
+    def _moved_on(self, key: str, column: int) -> bool:
+        """Rewrite a cell that changes with time alone; say whether it looks different now."""
+        cells = self._cells.get(key)
+        if cells is None:
+            return False
+        spec, row = self.columns[column], self.rows[key]
+        share = spec.bar(row) if spec.bar else None
+        painted, cells[column] = cells[column], spec.write(row)
+        looks = (cells[column], None if share is None else round(share * spec.width))
+        seen = self._looks.setdefault(key, {})
+        if seen.get(column) == looks and painted == cells[column]:
+            return False
+        seen[column] = looks
+        return True
 
     def _look_again(self) -> None:
         """Let rows come and go that match the filter, or do not, with time alone."""
@@ -330,6 +345,7 @@ class TableModel(QAbstractTableModel):
         for key in keys:
             self.waiting.pop(key, None)
             self._cells.pop(key, None)
+            self._looks.pop(key, None)
             self._values.pop(key, None)
             self._flashes.pop(key, None)
             if key in self.pos:
@@ -519,10 +535,15 @@ class TableModel(QAbstractTableModel):
     def as_tsv(self, keys: list[str], columns: list[int]) -> str:
         """Return rows as tab-separated text with a title line, for the clipboard."""
         lines = ["\t".join(self.columns[at].title for at in columns)]
-        lines += [
-            "\t".join(self.cells(key)[at].replace("\t", " ") for at in columns) for key in keys
-        ]
+        lines += ["\t".join(_pasted(self.cells(key)[at]) for at in columns) for key in keys]
         return "\n".join(lines)
+
+
+def _pasted(text: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula or for several; a signed number stays one."""
+    plain = text.translate(_ONE_CELL)
+    bare = plain.replace(fmt.Numbers.thousands, "").replace(fmt.Numbers.decimal, ".")
+    return plain if fmt.number(bare) is not None else str(safe_cell("", plain))
 
 
 def _exact(value: object) -> Decimal:

@@ -133,8 +133,8 @@ class TableView(QTableView):
     # --- what is seen, what is chosen ----------------------------------------------------------
 
     def span(self) -> tuple[int, int]:
-        """Return the first and last row in sight; an empty span while hidden."""
-        if not self.isVisible():
+        """Return the first and last row in sight; an empty span while hidden, or behind another tab."""
+        if not self.isVisible() or self.visibleRegion().isEmpty():
             return (0, -1)
         height = max(1, self.verticalHeader().defaultSectionSize())
         first = self.verticalScrollBar().value() // height

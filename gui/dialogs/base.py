@@ -229,6 +229,7 @@ class Dialog(QDialog):
         """Say what is wrong, and let it be tried again."""
         self._error.setText(text)
         self._error.show()
+        self.adjustSize()  # a sentence of several lines squeezes no field
         if self._go is not None:
             self._go.setEnabled(True)
 

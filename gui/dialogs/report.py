@@ -130,9 +130,9 @@ async def _write_pdf(html: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="volley-report-", ignore_cleanup_errors=True) as folder:
         page = Path(folder) / "page.html"
         await asyncio.to_thread(page.write_text, html, "utf-8")
-        line = own_command("report", "--page", str(page), "--format", "pdf", "-o", str(path))
+        argv = own_command("report", "--page", str(page), "--format", "pdf", "-o", str(path))
         process = await asyncio.create_subprocess_exec(
-            *line,
+            *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

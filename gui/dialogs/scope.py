@@ -125,8 +125,8 @@ class ScopeDialog(Dialog):
         held = [row for row in held if fmt.number(row.get("qty"))]
         pnl = sum(fmt.number(row.get("unrealised")) or 0.0 for row in held)
         self.touched.setText(
-            f"In it now: {len(orders)} working orders, {len(held)} positions in "
-            f"{len({row['account'] for row in held})} accounts, open profit or loss {fmt.pnl(f'{pnl:.2f}')}."
+            f"In it now: {_many(len(orders), 'working order')}, {_many(len(held), 'position')} in "
+            f"{_many(len({row['account'] for row in held}), 'account')}, open profit or loss {fmt.pnl(f'{pnl:.2f}')}."
         )
 
     def _on_go(self) -> None:
@@ -149,3 +149,7 @@ class ScopeDialog(Dialog):
             self.desk.say(
                 "ok", f"Flatten {where}", f"{cancels} cancels and {exits} exits are on their way."
             )
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -96,7 +96,7 @@ def _cell_tip(rule: str) -> Callable[[Row], str]:
 def _columns() -> tuple[Column, ...]:
     def outcome(row: Row) -> str:
         value = str(row["outcome"])
-        return f"{MARKS.get(value, '')} {value}".strip()
+        return f"{MARKS.get(value, '')} {fmt.words(value)}".strip()
 
     def why(row: Row) -> str:
         more = len(row.get("blocks") or ()) - 1

@@ -127,7 +127,7 @@ class LatencyPanel(Panel):
             "Of this stage's p99, in milliseconds; above it an alert is told. Empty: none."
         )
         self._budget.setPlaceholderText("Budget ms")
-        self._budget.setMaximumWidth(active().px(80))
+        self._budget.setFixedWidth(active().px(92))  # "Budget ms" whole, whatever is beside it
         self._budget.editingFinished.connect(self._on_budget)
         self._whose = self._combo("Whose orders", [("", whose_words(""))])
         self._whose.currentIndexChanged.connect(self._on_whose)

@@ -30,6 +30,9 @@ RETRY_S = 3.0
 MARKS_EVERY_S = 1.0
 REACH = 3.0  # heights of the candles, to which "fit" stretches for lines
 NEAR = 0.025  # or this share of the price
+LABEL_PX = 21  # labels nearer than this to each other stand side by side
+LABEL_RIGHT, LABEL_LEFT = 0.985, 0.4  # shares of the width between which labels stand
+LABELS_FIRST = (lv.STOP, lv.ORDER, lv.TARGET, lv.ENTRY)
 
 
 class PricePanel(Panel):
@@ -370,18 +373,29 @@ class PricePanel(Panel):
         return min([low, *near]), max([high, *near])
 
     def _place_labels(self) -> None:
-        """Keep labels of lines that are near each other apart, side by side; where there is no room left, none."""
+        """Put no label on another: what is moved and the last price first, stops before entries; no room, no label."""
         box = self._plot.getPlotItem().vb
-        (_, _), (low, high) = box.viewRange()
-        per_pixel = (high - low) / max(1.0, box.height())
-        before, place = float("-inf"), 0
-        for line in sorted(
-            (*self.levels.lines.values(), self._last), key=lambda item: item.value()
+        low, high = box.viewRange()[1]
+        wide, per_pixel = max(1.0, box.width()), (high - low) / max(1.0, box.height())
+        order = {name: at for at, name in enumerate(LABELS_FIRST)}
+        kinds = [
+            (order[self.levels.levels[name].kind], line) for name, line in self.levels.lines.items()
+        ]
+        taken: list[tuple[float, float, float]] = []  # left, right and height of those placed
+        for _, line in sorted(
+            [(-1, self._last), *kinds],
+            key=lambda one: (not (one[1].moving or one[1].waiting), one[0], one[1].value()),
         ):
-            place = place + 1 if line.value() - before < 22 * per_pixel else 0
-            before = line.value()
-            line.label.setPosition(max(0.3, 0.985 - 0.3 * place))
-            line.label.setVisible(place < 3 or line.moving or line.waiting)
+            label, height = line.label, line.value() / per_pixel
+            width, right = label.boundingRect().width(), LABEL_RIGHT * wide
+            for left, end, at in sorted(taken, reverse=True):
+                if abs(at - height) < LABEL_PX and left < right and right - width < end:
+                    right = left - 4
+            shown = right - width >= LABEL_LEFT * wide or line.moving or line.waiting
+            label.setVisible(shown)
+            if shown:
+                label.setPosition(max(right / wide, 0.3))
+                taken.append((right - width, right, height))
 
     def _draw_levels(self) -> None:
         rows = self.store.rows

@@ -95,7 +95,9 @@ class Waterfall(QWidget):
         theme = active()
         painter = QPainter(self)
         painter.setFont(theme.font(11.5))
-        line, label, value = theme.px(17), theme.px(92), theme.px(76)
+        width_of, line = painter.fontMetrics().horizontalAdvance, theme.px(17)
+        label = max(width_of(title) for _, title in STEPS) + 8
+        value = max(width_of(self._said(name)) for name, _ in STEPS)  # the bars get what is left
         left, width = 10 + label, max(12, self.width() - label - value - 22)
         for row, ((name, title), span) in enumerate(zip(STEPS, self.spans(), strict=True)):
             top = 7 + row * line

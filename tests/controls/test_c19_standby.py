@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import logging
 import os
+import sqlite3
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ from engine import kill_standby
 from engine.config import Config
 from engine.home import Home
 from engine.kill_act import Act, latch
+from engine.kill_clearing import Clearing, Outcome
 from engine.kill_connections import Connections
 from engine.kill_file import KillFile
 from engine.kill_latch import (
@@ -22,15 +27,18 @@ from engine.kill_latch import (
     FILE,
     FIRM,
     KEPT,
+    READY_NS,
     RUNNING,
     SEEN,
     STATE,
     TAKEN,
     KillLatch,
 )
+from engine.kill_out_of_band import OutOfBandKill
 from engine.kill_standby import Result, Standby
 from engine.model.account import Account
 from engine.simbroker import SimBroker
+from engine.stores.accounts_sqlite import SqliteAccountStore
 from engine.stores.vault import FileVault
 from tests.controls.test_c18_kill_switch import place_elsewhere
 from tests.crash.kill_drill import kept_ready
@@ -58,14 +66,14 @@ class Ready:
         self.said: list[str] = []
         self.results: list[Result] = []
         self.gone = False
-        self._shared = KillLatch(w.path / FILE)
+        self.shared = KillLatch(w.path / FILE)
         self.standby = Standby(
-            Home(w.path), w.engine.config, self._shared, self.said.append, self.results.append
+            Home(w.path), w.engine.config, self.shared, self.said.append, self.results.append
         )
 
     async def run(self) -> None:
         await self.standby.run(lambda: self.gone)
-        self._shared.close()
+        self.shared.close()
 
 
 @asynccontextmanager
@@ -196,6 +204,66 @@ async def test_once_armed_again_nothing_more_is_cancelled(tmp_path) -> None:
         assert sim.summary()["open_orders"] == 1
 
 
+async def test_a_cancel_of_all_that_had_to_wait_is_not_sent_after_it_was_armed_again(
+    tmp_path,
+) -> None:
+    async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w, hanging(w):
+        await resting(w, sim, 1)
+        home, config, shared = Home(w.path), w.engine.config, w.engine.shared
+        connections = Connections(home, config)
+        line = connections.line(w.engine.fleet.states["A-001"].account)
+        kill = OutOfBandKill(home, config, ALL, latch(w.path, ALL), connections)
+        kill.stands = lambda: shared.stands(FIRM)
+        clearing = Clearing(kill, line, Outcome("A-001", "alpaca"))
+        await line.session.start()
+        try:
+            line.listener.on_limits("A-001", retry_after_s=0.1)  # the broker wants quiet
+            asking = asyncio.create_task(clearing.cancel_in_one())
+            shared.lift(FIRM)
+            assert not await asking
+            assert requests(sim, "DELETE") == []
+        finally:
+            await line.session.stop()
+            await connections.close()
+
+
+async def test_a_wider_press_does_not_wait_for_a_broker_that_fails_an_earlier_one(tmp_path) -> None:
+    async with (
+        venue() as sim,
+        world(tmp_path, [alpaca(1, url(sim)), alpaca(2, url(sim))]) as w,
+        ready(w, 2) as r,
+        hanging(w),
+    ):
+        await resting(w, sim, 2)
+        match = {"method": "DELETE", "account": "KEY001"}
+        sim.faults.replace([{"action": "http_500", "times": 0, "match": match}])
+        latch(w.path, Act("account:A-001", "test", "test"), taken=False)
+        await eventually(lambda: len(requests(sim, "DELETE")) == 2)  # and goes on with it
+        second = latch(w.path, ALL, taken=False)
+        await eventually(lambda: sim.summary()["open_orders"] == 1)
+        assert (r.words[TAKEN], r.results) == (second.press, [])
+        sim.faults.replace([])
+        await eventually(lambda: len(r.results) == 2, 30)
+        assert all(result.clear for result in r.results)
+
+
+async def test_a_disk_that_is_full_does_not_keep_what_came_of_it(tmp_path, monkeypatch) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    async with (
+        venue() as sim,
+        world(tmp_path, [alpaca(1, url(sim))]) as w,
+        ready(w, 1) as r,
+        hanging(w),
+    ):
+        await resting(w, sim, 1)
+        monkeypatch.setattr(r.shared, "sync", full)
+        latch(w.path, ALL, taken=False)
+        await eventually(lambda: r.results)
+        assert r.results[0].clear
+
+
 # ---- left alone -----------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +308,37 @@ async def test_accounts_that_come_and_go_are_followed(tmp_path, monkeypatch) -> 
             await eventually(lambda: r.words[KEPT] == 2)
         assert r.words[KEPT] == 0
         assert not w.engine.shared.watchdog_ready()
+
+
+async def test_accounts_that_could_not_be_read_are_read_again(
+    tmp_path, monkeypatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kill_standby, "RELOAD_S", 0.05)
+    store = SqliteAccountStore(tmp_path / "accounts.sqlite3")
+    await store.open()
+    await store.close()
+    shared, done = KillLatch(tmp_path / FILE), asyncio.Event()
+    standby = Standby(Home(tmp_path), Config(), shared, lambda _text: None, lambda _result: None)
+    with closing(sqlite3.connect(tmp_path / "accounts.sqlite3")) as other:
+        other.execute("PRAGMA journal_mode = delete")
+        other.execute("BEGIN EXCLUSIVE")
+        with caplog.at_level(logging.WARNING, "engine.kill_standby"):
+            task = asyncio.create_task(standby.run(done.is_set))
+            await eventually(lambda: "locked" in caplog.text, 10)
+            assert not shared.watchdog_ready()
+            other.rollback()  # the file is as it was
+            await eventually(shared.watchdog_ready, 10)
+    done.set()
+    await task
+    shared.close()
+
+
+def test_a_mark_of_before_the_machine_started_again_is_no_watchdog(tmp_path) -> None:
+    with closing(KillLatch(tmp_path / FILE)) as shared:
+        shared.words[READY_NS] = time.monotonic_ns()
+        assert shared.watchdog_ready()
+        shared.words[READY_NS] += 10**15  # that clock began anew
+        assert not shared.watchdog_ready()
 
 
 async def test_a_broker_that_counts_connections_is_not_kept_connected(tmp_path) -> None:

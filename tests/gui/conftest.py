@@ -13,7 +13,7 @@ os.environ["QT_API"] = "pyside6"
 
 import pytest
 import qasync
-from PySide6.QtWidgets import QApplication
+from PySide6.QtWidgets import QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
 from gui.formatting import Times
@@ -59,6 +59,14 @@ async def until(fact: Callable[[], object], seconds: float = 3.0) -> None:
     async with asyncio.timeout(seconds):
         while not fact():  # noqa: ASYNC110  (a bounded poll: Qt's facts have no event to await)
             await asyncio.sleep(0.005)
+
+
+async def active_now(window: QWidget) -> None:
+    """Make the window the one that keys go to; the arranging of docks may have taken that from it."""
+    window.activateWindow()
+    await asyncio.sleep(0.02)
+    window.activateWindow()
+    await until(window.isActiveWindow)
 
 
 class DeskUnderTest:

@@ -140,6 +140,14 @@ async def each_dialog(out: Path, window: MainWindow, client: ScriptedClient, the
         "pin": {"text": "rearm needs the PIN of ada", "answer": str},
         "rearm": {"scope": "all", "state": "disarmed"},
         "stops": {"position": next(iter(client.tables[tables.POSITIONS].values()))},
+        "note": {
+            "row": order,
+            "name": order["cl_ord_id"],
+            "on": "order",
+            "key": order["cl_ord_id"],
+        },
+        "recording": {"home": out},
+        "save_view": {"title": "Orders", "names": ["Everything"], "save": str},
         "confirm": {
             "title": "Close 12 positions",
             "facts": [("Symbol", "NVDA"), ("Accounts", "12"), ("Open profit or loss", "+312.40")],

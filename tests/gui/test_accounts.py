@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +15,7 @@ from engine.model import tables
 from gui.account_columns import InUse
 from gui.dialogs.accounts import AccountsDialog
 from gui.panels.accounts import AccountsPanel
-from tests.gui.conftest import DeskUnderTest, until
+from tests.gui.conftest import DeskUnderTest, active_now, until
 from tests.gui.test_desk import button, opened, valid
 
 LEFT = Qt.MouseButton.LeftButton
@@ -56,18 +57,38 @@ def choose(qtbot: QtBot, panel: AccountsPanel, rows: tuple[int, ...]) -> list[st
     return view.chosen_keys()
 
 
+async def test_money_stands_before_what_seldom_matters(desk: DeskUnderTest) -> None:
+    titles = [column.title for column in panel_of(desk).model.columns[:9]]
+    assert titles == [
+        "On",
+        "Account",
+        "Link",
+        "Equity",
+        "Day P&L",
+        "State",
+        "Exposure",
+        "Limits",
+        "Rate left",
+    ]
+
+
 async def test_what_bears_on_an_account_is_seen_at_a_glance(desk: DeskUnderTest) -> None:
     panel = panel_of(desk)
-    desk.client.change(tables.ACCOUNTS, "A-002", rate_left=20, rate_most=140, state="halted")
-    desk.client.change(tables.ACCOUNTS, "A-003", rate_left=140, rate_most=140)
+    desk.client.change(
+        tables.ACCOUNTS, "A-002", rate_left=0, rate_most=140, queue=3, state="halted"
+    )
+    desk.client.change(tables.ACCOUNTS, "A-003", rate_left=0, rate_most=140, queue=0)
+    later = (desk.client.now + timedelta(seconds=30)).isoformat()
+    desk.client.change(tables.ACCOUNTS, "A-004", rate_left=9, rate_most=140, paused_until=later)
     desk.client.tables[tables.USAGE].clear()
     desk.client.connect()
     desk.client.put(tables.USAGE, usage("A-002", "max_daily_loss", 85, 100))
     desk.client.put(tables.USAGE, usage("A-002", "max_positions", 3, 10))
     desk.client.put(tables.USAGE, usage("A-003", "max_open_value", 100, 100))
     desk.frame()
-    assert text(panel, "A-002", "rate_left") == "▲ 20/140"
-    assert text(panel, "A-003", "rate_left") == "140/140"
+    assert text(panel, "A-002", "rate_left") == "▲ 0/140"  # orders wait for it
+    assert text(panel, "A-003", "rate_left") == "0/140"  # used up for a moment, and nothing waits
+    assert text(panel, "A-004", "rate_left") == "▲ 9/140"  # its broker asked for quiet
     assert text(panel, "A-002", "state") == "■ Halted"
     assert text(panel, "A-003", "state") == "Active"
     assert text(panel, "A-002", "used") == "▲ 85 %"
@@ -147,6 +168,7 @@ async def held(qtbot: QtBot, dialog: AccountsDialog, fact: Any) -> None:
     """Hold the button that acts with Space, as one does without a mouse."""
     go = dialog.findChild(QAbstractButton, "go")
     assert isinstance(go, QAbstractButton)
+    await active_now(dialog)
     go.setFocus()
     qtbot.keyPress(go, Qt.Key.Key_Space)
     await until(fact)

@@ -76,7 +76,7 @@ async def test_a_reviewed_strategy_goes_on(qtbot: QtBot, desk: DeskUnderTest) ->
 async def test_the_risk_layout_is_a_key_away(qtbot: QtBot, desk: DeskUnderTest) -> None:
     desk.window.activateWindow()
     qtbot.keyClick(desk.window, Qt.Key.Key_4, Qt.KeyboardModifier.ControlModifier)
-    await until(lambda: desk.window.preset == "risk")
+    await until(lambda: desk.window.layouts.now == "risk")
     assert desk.window.panels["controls"].isVisible()
     assert desk.window.panels["reconciliation"].isVisible()
 

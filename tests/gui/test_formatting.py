@@ -99,3 +99,14 @@ def test_a_narrow_quantity_never_reads_as_nothing(given: object, shown: str) -> 
 )  # fmt: skip
 def test_an_average_price_is_short(given: object, shown: str) -> None:
     assert fmt.average_price(given) == shown
+
+
+def test_privacy_masks_money_and_no_share() -> None:
+    fmt.Privacy.on = True
+    try:
+        assert fmt.money("0.40") == fmt.MASK
+        assert fmt.percent("0.4") == "+0.40 %"
+        assert fmt.percent("-1.234") == "−1.23 %"
+        assert fmt.percent(None) == fmt.NONE
+    finally:
+        fmt.Privacy.on = False

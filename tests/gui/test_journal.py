@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -31,7 +30,7 @@ from engine.stores.journal_rows import SignalEntry
 from gui.main_window import MainWindow
 from gui.pdf import document_of, write_pdf
 from gui.replay import SPEEDS, TransportBar
-from tests.gui.conftest import DeskUnderTest, until
+from tests.gui.conftest import DeskUnderTest, active_now, until
 
 LEFT = Qt.MouseButton.LeftButton
 CTRL = Qt.KeyboardModifier.ControlModifier
@@ -153,14 +152,6 @@ async def recorded(qtbot: QtBot, tmp_path: Path) -> AsyncIterator[Recorded]:
     window.closing = True
     window.close()
     window.deleteLater()
-
-
-async def active_now(window: QWidget) -> None:
-    """Make the window the one that keys go to; the arranging of docks may have taken that from it."""
-    window.activateWindow()
-    await asyncio.sleep(0.02)
-    window.activateWindow()
-    await until(window.isActiveWindow)
 
 
 # ---- the transport bar -----------------------------------------------------------------------------------------------
@@ -314,11 +305,11 @@ async def test_n_writes_a_note_on_the_chosen_row(
     desk.window.show_panel(panel)
     view: Any = desk.window.panels[panel].view
     await until(view.isVisible)
-    view.selectRow(0)
-    await asyncio.sleep(0)
     await active_now(desk.window)
     view.setFocus()
-    await until(lambda: view.hasFocus() and desk.desk.registry.actions[f"{on}.note"].isEnabled())
+    await until(view.hasFocus)
+    view.select_key(view.table.order[0])
+    await until(desk.desk.registry.actions[f"{on}.note"].isEnabled)
     shift = Qt.KeyboardModifier.ShiftModifier if on == "signal" else Qt.KeyboardModifier.NoModifier
     qtbot.keyClick(view, Qt.Key.Key_N, shift)
     box = dialog(desk, "NoteDialog")

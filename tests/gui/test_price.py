@@ -420,3 +420,33 @@ async def test_hidden_it_draws_nothing(desk: DeskUnderTest, price: PricePanel) -
     await asyncio.sleep(0.15)
     assert price._pace._drawn_at == drawn
     assert not price._timer.isActive()
+
+
+@pytest.mark.parametrize("height", [160, 420])
+async def test_no_label_lies_on_another(
+    desk: DeskUnderTest, price: PricePanel, height: int
+) -> None:
+    for number in range(12):
+        stop, target = f"{139 + number / 5:.2f}", f"{144 + number / 5:.2f}"
+        row = position(f"B-{number:02d}", "5", stop_loss=stop, take_profit=target)
+        desk.client.put(tables.POSITIONS, row)
+    desk.frame()
+    price.resize(760, height)
+    price._plot.resize(740, height - 60)
+    price._levels_due = True
+    price.draw()
+    lines = [*price.levels.lines.values(), price._last]
+    boxes = [
+        line.label.mapRectToScene(line.label.boundingRect())
+        for line in lines
+        if line.label.isVisible()
+    ]
+    assert boxes
+    assert price._last.label.isVisible()
+    crossed = [
+        (one, other)
+        for at, one in enumerate(boxes)
+        for other in boxes[at + 1 :]
+        if one.adjusted(1, 1, -1, -1).intersects(other.adjusted(1, 1, -1, -1))
+    ]
+    assert not crossed

@@ -231,6 +231,25 @@ def test_tsv_has_titles_and_the_columns_asked_for(store: Store, model: TableMode
     assert model.as_tsv(["a"], [2, 0]) == "Text\tId\nx y\ta"
 
 
+@pytest.mark.parametrize(
+    ("cell", "pasted"),
+    [
+        ('=HYPERLINK("http://x")', '\'=HYPERLINK("http://x")'),
+        ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"),
+        ("-2+3", "'-2+3"),
+        ("@SUM(1)", "'@SUM(1)"),
+        ("one\r\n=two", "one  =two"),
+        ("+1\u202f243.89", "+1\u202f243.89"),
+        ("-5", "-5"),
+    ],
+)
+def test_what_is_pasted_is_no_formula(
+    store: Store, model: TableModel, cell: str, pasted: str
+) -> None:
+    feed(store, row("a", "5", cell))
+    assert model.as_tsv(["a"], [2]) == f"Text\n{pasted}"
+
+
 def test_view_remembers_columns(qtbot: QtBot, store: Store, model: TableModel) -> None:
     view = TableView(model, "orders")
     qtbot.addWidget(view)

@@ -695,3 +695,49 @@ async def test_building_shows_no_window_but_the_desk(
     assert seen.shown == []
     assert QApplication.activeWindow() is window
     window.closing = True
+
+
+async def test_a_narrow_dock_keeps_its_filter_and_puts_buttons_into_a_menu(
+    qtbot: QtBot, desk: DeskUnderTest
+) -> None:
+    desk.desk.show_panel("signals")
+    title = desk.window.docks["signals"].titleBarWidget()
+    panel = desk.window.panels["signals"]
+    dock = desk.window.docks["signals"]
+    dock.setFloating(True)
+    dock.resize(900, 400)
+    await until(lambda: title.width() > 800 and not title.tucked)
+    assert title.more.isHidden()
+    dock.resize(420, 400)
+    await until(lambda: title.width() < 450 and title.tucked)
+    assert title.more.isVisible()
+    assert panel.filter.width() >= panel.filter.minimumWidth() >= 70
+    assert panel.tools[0].isVisible(), "Approve stays in sight"
+    assert [button.text() for button in title.tucked][-1] == "Cancel"
+    title.more.showMenu()
+    menu = title.more.menu()
+    assert [action.text() for action in menu.actions()] == [b.text() for b in title.tucked]
+    assert [action.isEnabled() for action in menu.actions()] == [
+        b.isEnabled() for b in title.tucked
+    ]
+    clicked: list[bool] = []
+    title.tucked[0].setEnabled(True)
+    title.tucked[0].clicked.disconnect()
+    title.tucked[0].clicked.connect(lambda: clicked.append(True))
+    menu.actions()[0].setEnabled(True)
+    menu.actions()[0].trigger()
+    assert clicked == [True]
+    menu.close()
+
+
+async def test_a_panel_behind_another_tab_does_no_work(desk: DeskUnderTest) -> None:
+    desk.desk.show_panel("fills")
+    desk.desk.show_panel("orders")
+    await until(lambda: not desk.window.panels["fills"].in_sight())
+    assert desk.window.panels["orders"].in_sight()
+    assert desk.window.panels["fills"].view.span() == (0, -1)
+    desk.desk.show_panel("fills")
+    await until(desk.window.panels["fills"].in_sight)
+    first, last = desk.window.panels["fills"].view.span()
+    assert first == 0
+    assert last > 0

@@ -20,6 +20,7 @@ import main
 from engine.alert_channels import MOST_LINES, AlertChannels, Batch, Told, is_quiet
 from engine.config import AlertsConfig, load_config
 from engine.errors import CommandRefused, ConfigError
+from engine.log import register_secret
 from engine.stores.channel_store import ChannelStore
 from engine.stores.vault import FileVault
 from tests.helpers import HandClock
@@ -256,6 +257,28 @@ async def test_in_quiet_hours_only_critical_alerts_leave(receiver: Receiver) -> 
         await eventually(lambda: receiver.got)
         assert "leaves" in receiver.got[0]["message"]
         assert "waits" not in receiver.got[0]["message"]
+    finally:
+        await made.stop()
+
+
+def test_what_waits_for_the_end_of_quiet_hours_keeps_no_processor_busy(receiver: Receiver) -> None:
+    made = channels(receiver, min_severity="info", quiet_hours="14:00-16:00")
+    batch = Batch()
+    batch.add(Told("warning", "REF_STALE", "a", "waits"))
+    assert made._wait_s(batch) == 30.0
+    batch.add(Told("critical", "HALTED", "", "leaves"))
+    assert made._wait_s(batch) == 0.01
+
+
+async def test_no_secret_leaves_in_a_message(receiver: Receiver) -> None:
+    register_secret("account-key-77aa12")
+    made = channels(receiver)
+    await made.start()
+    try:
+        made.tell("critical", "INTERNAL", "a", "failed: https://x/?key=account-key-77aa12")
+        await eventually(lambda: receiver.got)
+        assert "failed: https://x/" in receiver.got[0]["message"]
+        assert "account-key-77aa12" not in receiver.got[0]["message"]
     finally:
         await made.stop()
 

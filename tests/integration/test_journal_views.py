@@ -488,6 +488,32 @@ async def test_the_same_rules_come_to_the_same_and_others_show_what_changes(
     assert any("begins with" in note for note in found["notes"])
 
 
+async def test_a_rerun_tells_nobody_and_goes_by_no_proxy(tmp_path: Path, sim: SimBroker) -> None:
+    told: list[bytes] = []
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        told.append(await reader.read(1))
+        writer.close()
+
+    listener = await asyncio.start_server(hear, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    async with listener:
+        async with world(tmp_path, [alpaca(1, url(sim), sizing=FIXED)]) as w:
+            await w.send(symbol="AAPL")
+            await eventually(lambda: w.position("A-001") == 2)
+        rules = tmp_path / "rules.toml"
+        rules.write_text('[alerts]\nchannels = ["env:RERUN_URL"]\nmin_severity = "info"\n', "utf-8")
+        egress = {"proxy": f"http://127.0.0.1:{port}"}
+        file = tmp_path / "proxied.json"
+        file.write_text(json.dumps([alpaca(1, url(sim), sizing=FIXED, egress=egress)]), "utf-8")
+        plan = RerunPlan(w.path, today(), config=rules, accounts=file, speed=1e6)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RERUN_URL", f"json://127.0.0.1:{port}/")
+            again = await rerun(plan)
+    assert again.summary()["orders"] == {"then": 1, "now": 1}
+    assert told == []
+
+
 async def test_a_rerun_without_accounts_or_signals_says_so(tmp_path: Path, sim: SimBroker) -> None:
     async with world(tmp_path, [paper(1, sizing=FIXED)]) as w:
         w.engine.set_prices({"AAPL": Decimal(100)})

@@ -46,6 +46,7 @@ SAID_TO_PEOPLE = (
     "www.sqlite.org",
     "hdrhistogram.org",
     "docs.ccxt.com",
+    "www.w3.org",  # the name of SVG's vocabulary; nothing is fetched from it
 )
 
 
