@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -170,8 +171,13 @@ class AtDesk:
 
     async def press(self, widget: QWidget, where: QPoint) -> None:
         """Move the pointer there, as a hand does, and click."""
-        QCursor.setPos(widget.mapToGlobal(where))
-        await until(widget.underMouse, what="the pointer is there")
+        steps = itertools.cycle((QPoint(0, 0), QPoint(1, 0)))
+
+        def there() -> bool:  # what is pointed at may still move: the hand follows
+            QCursor.setPos(widget.mapToGlobal(where + next(steps)))
+            return widget.underMouse()
+
+        await until(there, what="the pointer is there")
         self.qtbot.mouseClick(widget, LEFT, pos=where)
 
     async def orders(self, right: Callable[[list[dict[str, Any]]], object]) -> list[dict[str, Any]]:
