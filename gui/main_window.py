@@ -298,7 +298,9 @@ class MainWindow(QMainWindow):
         put(
             "halted", Condition("crit", text, "Show risk", self._shower("risk")) if halted else None
         )
-        bare = sum(map(unwatched, store.rows(tables.POSITIONS).values()))
+        # Who watched a stop is not in a recording.
+        positions = [] if store.recorded else store.rows(tables.POSITIONS).values()
+        bare = sum(map(unwatched, positions))
         text = f"{bare} position{'s have' if bare != 1 else ' has'} stops that NOBODY watches: set them again or close."
         put(
             "unprotected",
