@@ -182,7 +182,7 @@ def test_an_unknown_order_is_seen_looked_up_and_settled(
             await desk.click("unknown.absent")
             await hold(desk, await dialog(desk, "confirm"))
             await until(lambda: desk.window.docks["unknown"].windowTitle() == "Unknown")
-            await until(lambda: desk.shown("orders")[key]["Status"] == "– Expired")
+            await until(lambda: desk.shown("orders").get(key, {}).get("Status") == "– Expired")
             assert venue.orders() == []
 
     on_qt(scenario)
