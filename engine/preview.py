@@ -7,7 +7,6 @@ content is remembered, no order exists. It is made in parts, between which every
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -59,6 +58,7 @@ class Previews:
         self._by_hand = by_hand
         self._obstacles = Obstacles(engine.planner, engine.pretrade)
         self._one = asyncio.Lock()
+        self._asked = 0
 
     async def preview(self, command: c.Preview) -> Row:
         """Say what would come of a signal.
@@ -77,8 +77,9 @@ class Previews:
     def _new(self, command: c.Preview) -> Case:
         """Take a signal as though it came in now; with ``scale`` as though it were held and approved with that."""
         engine = self._engine
+        self._asked += 1
         document = {
-            "id": f"preview.{uuid.uuid4().hex}",
+            "id": f"preview.{self._asked}",
             "source": SOURCE,
             "issued_at": rfc3339(engine.clock.now()),
             **(command.signal or {}),
