@@ -353,13 +353,15 @@ async def test_what_should_have_ended_while_no_engine_ran_expires(tmp_path, sim)
     async with world(tmp_path, reviewed(sim)) as w:
         await w.post()
         await w.command(
-            "approve", signal="bot/s-1", canary="A-001", limit_price=FAR, canary_timeout_s="1"
+            "approve", signal="bot/s-1", canary="A-001", limit_price=FAR, canary_timeout_s="0.5"
         )
         ends = w.engine.records["bot/s-1"].stage.expires_at
         await eventually(lambda: at_venue(sim))
         clock = w.engine.clock
     sim.venue.market.pin("AAPL", Decimal("184.90"))
-    await eventually(lambda: clock.now() > ends)
+    async with asyncio.timeout(30):
+        while clock.now() <= ends:  # noqa: ASYNC110 (the clock has no event)
+            await asyncio.sleep(0.02)
     async with world(tmp_path) as w:
         await eventually(lambda: w.position("A-001") == 1)
         assert await stage(w) in {"expired"}
