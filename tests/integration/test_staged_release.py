@@ -353,7 +353,7 @@ async def test_what_should_have_ended_while_no_engine_ran_expires(tmp_path, sim)
     async with world(tmp_path, reviewed(sim)) as w:
         await w.post()
         await w.command(
-            "approve", signal="bot/s-1", canary="A-001", limit_price=FAR, canary_timeout_s="0.5"
+            "approve", signal="bot/s-1", canary="A-001", limit_price=FAR, canary_timeout_s="0.2"
         )
         ends = w.engine.records["bot/s-1"].stage.expires_at
         await eventually(lambda: at_venue(sim))
