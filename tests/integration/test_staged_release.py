@@ -359,9 +359,7 @@ async def test_what_should_have_ended_while_no_engine_ran_expires(tmp_path, sim)
         await eventually(lambda: at_venue(sim))
         clock = w.engine.clock
     sim.venue.market.pin("AAPL", Decimal("184.90"))
-    async with asyncio.timeout(30):
-        while clock.now() <= ends:  # noqa: ASYNC110 (the clock has no event)
-            await asyncio.sleep(0.02)
+    await eventually(lambda: clock.now() > ends)
     async with world(tmp_path) as w:
         await eventually(lambda: w.position("A-001") == 1)
         assert await stage(w) in {"expired"}
