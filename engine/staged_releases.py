@@ -94,10 +94,12 @@ class StagedReleases:
         stage = record.stage
         if stage is None or self._stopped:
             return
-        if stage.waits and order is record.orders.get(stage.canary):
-            if order.status is OrderStatus.FILLED:
+        if stage.waits and order is record.orders.get(stage.canary) and order.status.terminal:
+            if self._engine.clock.now() >= stage.expires_at:  # heard of too late, say by a restart
+                self._expire(record, stage)
+            elif order.status is OrderStatus.FILLED:
                 self._go_on(record, stage)
-            elif order.status.terminal:
+            else:
                 self._hold_again(record, stage, f"canary {stage.canary} {order.status.value}")
         elif stage.phase is Phase.RELEASED and order.status is OrderStatus.REJECTED:
             self._count(record, stage)
@@ -112,9 +114,9 @@ class StagedReleases:
             timer.cancel()
 
     def _expire(self, record: SignalRecord, stage: Stage) -> None:
-        self._timers.pop(record.key, None)
         if not stage.waits or stage.going:
             return
+        self._forget(record)
         text = f"canary {stage.canary} was not filled in time → {len(stage.rest)} not sent"
         record.skipped.update(dict.fromkeys(stage.rest, ("CANARY_TIMEOUT", text)))
         stage.rest.clear()
@@ -178,9 +180,8 @@ class StagedReleases:
             if (order := record.orders.get(account)) is not None and order.status.working
         ]
         now = engine.clock.monotonic_ns()
-        for order in (
-            unsent
-        ):  # not a byte of one may have left when its connection broke: it comes back too late
+        for order in unsent:
+            # Not a byte of one may have left when its connection broke: it comes back too late.
             order.send_before_ns = now
         text = f"{stage.max_rejects} of this release were rejected"
         return sum(engine.withhold(order, "CANARY_HALTED", text) for order in unsent)
