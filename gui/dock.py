@@ -18,6 +18,9 @@ from gui.panel import Caption, Panel
 from gui.theme import active
 from gui.words import tr
 
+_CHANGES = frozenset((QEvent.Type.LayoutRequest, QEvent.Type.StyleChange, QEvent.Type.FontChange))
+"""Events after which a title's tools may need another width."""
+
 
 class DockTitle(QWidget):
     """The panel's name and tools; drags the dock where nothing else is.
@@ -38,6 +41,7 @@ class DockTitle(QWidget):
         line.addStretch(1)
         self._tools = panel.header_tools()
         self.tucked: list[QPushButton] = []
+        self._hint: QSize | None = None
         self.more = self._more_button(panel)
         movable = self._movable()
         for tool in self._tools:
@@ -77,10 +81,15 @@ class DockTitle(QWidget):
             action.setChecked(button.isChecked())
 
     def minimumSizeHint(self) -> QSize:
-        """Return the least: with everything that can be in the menu; the dock can be as narrow as that."""
-        least = super().minimumSizeHint()
-        spare = sum(_least(tool) for tool in self._movable() if not tool.isHidden())
-        return QSize(max(least.width() - spare, active().px(200)), least.height())
+        """Return the least: with everything that can be in the menu; the dock can be as narrow as that.
+
+        The docks' layouts ask for it a hundred times for every step of theirs: it is kept until a tool changes.
+        """
+        if self._hint is None:
+            least = super().minimumSizeHint()
+            spare = sum(_least(tool) for tool in self._movable() if not tool.isHidden())
+            self._hint = QSize(max(least.width() - spare, active().px(200)), least.height())
+        return self._hint
 
     def resizeEvent(self, event: QResizeEvent) -> None:
         """Tuck away what does not fit, bring back what does."""
@@ -89,6 +98,8 @@ class DockTitle(QWidget):
 
     def event(self, event: QEvent) -> bool:
         """Do the same when a tool's text has become longer or shorter."""
+        if event.type() in _CHANGES:
+            self._hint = None
         done = super().event(event)
         if event.type() is QEvent.Type.LayoutRequest:
             self._fit()

@@ -68,6 +68,7 @@ def rewrite(panels: Iterable[Panel]) -> None:
     """Write every cell anew: formats of numbers and times, or privacy, are others."""
     for panel in panels:
         for view in panel.findChildren(TableView):
+            view.table.texts.clear()
             view.table.load()
         panel.restyle()
 

@@ -69,14 +69,51 @@ class Filter:
 
     def holds(self, row: Row) -> bool:
         """Say whether a row is shown."""
-        return self.still_holds(row) and all(test(row) for test in self.words)
+        for test in self.fields:  # plain loops: this is asked of every row at every key
+            if not test(row):
+                return False
+        for test in self.words:  # noqa: SIM110
+            if not test(row):
+                return False
+        return True
 
     def still_holds(self, row: Row) -> bool:
         """Say whether a row that was shown is shown after it changed: words are not looked for again."""
         return all(test(row) for test in self.fields)
 
 
-def parse(text: str, columns: Sequence[Field]) -> Filter:
+class Texts:
+    """What stands in a row, in small letters: its own words, and its columns as they are written.
+
+    Writing a row costs many times what looking into it does, and a person types a filter key by key: it is kept for as
+    long as the row is the same one (rows are replaced, never changed).
+    """
+
+    MOST = 120_000
+
+    def __init__(self, columns: Sequence[Field]) -> None:
+        self._columns = [column for column in columns if not column.live]
+        self._kept: dict[int, tuple[Row, str]] = {}
+
+    def __call__(self, row: Row) -> str:
+        """Return a row's text."""
+        found = self._kept.get(id(row))
+        if found is not None and found[0] is row:
+            return found[1]
+        words = [value for value in row.values() if isinstance(value, str)]
+        words += [column.write(row) for column in self._columns]
+        text = "\n".join(words).lower()
+        if len(self._kept) >= self.MOST:
+            self._kept.clear()
+        self._kept[id(row)] = (row, text)
+        return text
+
+    def clear(self) -> None:
+        """Forget them: numbers or times are written otherwise now, or nothing is filtered."""
+        self._kept.clear()
+
+
+def parse(text: str, columns: Sequence[Field], texts: Texts) -> Filter:
     """Understand a filter; what cannot be compared is said in ``problem`` and matches nothing."""
     by_name: dict[str, Field] = {}
     for column in columns:
@@ -94,7 +131,7 @@ def parse(text: str, columns: Sequence[Field]) -> Filter:
             continue
         timed = timed or any(part.timed for part in parts)
         problem = problem or next((part.problem for part in parts if part.problem), "")
-        test = _any_of([part.test or _word(part.word, columns) for part in parts])
+        test = _any_of([part.test or _word(part.word, texts) for part in parts])
         kind = fields if all(part.test for part in parts) else words
         kind.append(_not(test) if negative else test)
     return Filter(tuple(fields), tuple(words), timed, problem)
@@ -146,13 +183,8 @@ def _worded(column: Field, wanted: list[str], *, exact: bool) -> Test:
     return test
 
 
-def _word(word: str, columns: Sequence[Field]) -> Test:
-    def test(row: Row) -> bool:
-        if any(word in str(value).lower() for value in row.values() if isinstance(value, str)):
-            return True
-        return any(word in column.write(row).lower() for column in columns if not column.live)
-
-    return test
+def _word(word: str, texts: Texts) -> Test:
+    return lambda row: word in texts(row)
 
 
 def _any_of(tests: list[Test]) -> Test:

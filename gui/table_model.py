@@ -26,7 +26,7 @@ from PySide6.QtWidgets import QWidget
 from engine.client import Row
 from engine.sheets import safe_cell
 from gui import formatting as fmt
-from gui.table_filter import Filter, parse
+from gui.table_filter import Filter, Texts, parse
 from gui.theme import active
 
 Index = QModelIndex | QPersistentModelIndex
@@ -137,6 +137,7 @@ class TableModel(QAbstractTableModel):
         ] = []  # column and whether from the top down, first things first
         self.filter_text = ""
         self.filter = Filter()
+        self.texts = Texts(self.columns)
         self.keep: Callable[[Row], bool] | None = None
         self.frozen: Callable[[], bool] = bool  # bool() is False
         self.order_held: Callable[[], bool] = bool  # rows come and go, but none changes places
@@ -368,7 +369,11 @@ class TableModel(QAbstractTableModel):
         self.pos = {key: at for at, key in enumerate(order)}
 
     def _arranged(self) -> list[str]:
-        keys = [key for key, row in self.rows.items() if self._passes(row)]
+        keep, holds = self.keep, self.filter.holds
+        rows: Iterable[tuple[str, Row]] = self.rows.items()
+        if self.filter.fields or self.filter.words:
+            rows = [(key, row) for key, row in rows if holds(row)]
+        keys = [key for key, row in rows if keep is None or keep(row)]
         self._sort_due = False
         self._sorted_at = monotonic()
         return self._sorted(keys) if self.sorting else keys
@@ -435,7 +440,9 @@ class TableModel(QAbstractTableModel):
     def set_filter(self, text: str) -> None:
         """Show only rows for which a filter holds (``gui.table_filter``)."""
         self.filter_text = text.strip()
-        self.filter = parse(self.filter_text, self.columns)
+        self.filter = parse(self.filter_text, self.columns, self.texts)
+        if not self.filter.words:
+            self.texts.clear()
         self.load()
 
     # --- Qt's side ----------------------------------------------------------------------------

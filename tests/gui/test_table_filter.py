@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gui.table_filter import parse
+from gui.table_filter import Texts, parse
 from gui.table_model import Column
 
 AGES = {"a": 5.0, "b": 90.0, "c": None}
@@ -65,20 +65,41 @@ ROWS = [
     ],
 )
 def test_what_a_filter_shows(text: str, shown: str) -> None:
-    made = parse(text, COLUMNS)
+    made = parse(text, COLUMNS, Texts(COLUMNS))
     assert "".join(r["key"] for r in ROWS if made.holds(r)) == shown
     assert made.problem == ""
 
 
 @pytest.mark.parametrize("text", ["filled>x", "age<", "age<5parsecs", "filled>1,5"])
 def test_what_cannot_be_compared_is_said_and_shows_nothing(text: str) -> None:
-    made = parse(text, COLUMNS)
+    made = parse(text, COLUMNS, Texts(COLUMNS))
     assert text in made.problem
     assert not any(made.holds(r) for r in ROWS)
 
 
 def test_only_terms_on_columns_are_asked_again_when_a_row_changes() -> None:
-    made = parse("market filled<5", COLUMNS)
+    made = parse("market filled<5", COLUMNS, Texts(COLUMNS))
     assert made.still_holds(ROWS[0] | {"text": "open"})
     assert not made.still_holds(ROWS[0] | {"filled": 5})
-    assert (parse("age<5", COLUMNS).timed, parse("filled<5", COLUMNS).timed) == (True, False)
+    timed = [parse(text, COLUMNS, Texts(COLUMNS)).timed for text in ("age<5", "filled<5")]
+    assert timed == [True, False]
+
+
+def test_a_row_is_written_once_however_many_keys_are_typed() -> None:
+    written: list[str] = []
+
+    def write(row: dict[str, Any]) -> str:
+        written.append(row["key"])
+        return str(row["text"])
+
+    columns = (Column("text", "Text", 80, "text", text=write),)
+    texts = Texts(columns)
+    row = {"key": "a", "text": "Market is closed"}
+    for text in ("m", "ma", "closed", "xyz"):
+        assert parse(text, columns, texts).holds(row) is (text != "xyz")
+    assert written == ["a"]
+    changed = row | {"text": "open"}
+    assert parse("open", columns, texts).holds(changed)  # another row, though of the same key
+    texts.clear()
+    assert parse("closed", columns, texts).holds(row)
+    assert written == ["a", "a", "a"]
