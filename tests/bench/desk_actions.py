@@ -111,7 +111,7 @@ async def approve(world: World, tries: int) -> dict[str, list[float]]:
         )
         assert answer.json()["state"] == "held", answer.text
         key = f"bot/{identity}"
-        await world.until(lambda key=key: key in panel.view.table.pos, key)  # type: ignore[misc]
+        await world.until(lambda: key in panel.view.table.pos)  # noqa: B023 (awaited here)
         panel.view.select_key(key)
         await world.until(button.isEnabled)
         begun = time.monotonic_ns()
@@ -154,9 +154,7 @@ async def halt(world: World, tries: int) -> dict[str, list[float]]:
         await world.arrived({"DELETE"})
         begun = time.monotonic_ns()
         QTest.keyClick(world.window, Qt.Key.Key_K, CTRL_SHIFT)
-        await world.until(
-            lambda: world.window.desk.store.engine.get("trading") == "halted", "halted"
-        )
+        await world.until(lambda: world.window.desk.store.engine.get("trading") == "halted")
         told.append((time.monotonic_ns() - begun) / 1e6)
         await world.working(0)
         times = await world.arrived({"DELETE"})

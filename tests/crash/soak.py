@@ -42,7 +42,6 @@ PER_ACCOUNT = 2.0  # orders a second: the broker takes 200 a minute, of which en
 WARM_UP = 0.25  # of the signals: until then the newest few thousand rows still fill their places in memory
 SAMPLES = 120
 RSS_MIB_PER_100_000 = 0.5
-RSS_NOISE_MIB = 2.0  # a shorter run's slope is judged only beyond what an allocator does by itself
 WAL_MIB = 64.0
 BYTES_AN_ORDER = (
     1.1  # the journal's growth an order: that of the last half to that of the one before
@@ -113,13 +112,16 @@ class Verdict:
         """Return everything that is wrong: what was lost, and what grew."""
         problems = list(self.problems)
         steady = self.steady()
-        risen = self.slope() * (steady[-1].signals - steady[0].signals) / 100_000
-        if self.slope() > RSS_MIB_PER_100_000 and risen > RSS_NOISE_MIB:
-            problems.append(f"the resident memory grew by {risen:.1f} MiB")
+        if self.slope() > RSS_MIB_PER_100_000:
+            problems.append(
+                f"the resident memory grew by {self.slope():.1f} MiB in 100,000 signals"
+            )
+        if self.held_back:
+            problems.append(f"{self.held_back} signals were held back by orders of unknown outcome")
         problems += [
             f"{self.grown(name):+d} {name}"
             for name in ("descriptors", "threads", "tasks")
-            if self.grown(name) > 0
+            if self.grown(name)
         ]
         if max(each.wal_mib for each in steady) > WAL_MIB:
             problems.append(f"the WAL grew beyond {WAL_MIB:g} MiB")
