@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -271,15 +272,17 @@ class LatencyPanel(Panel):
         """Read the traces of these orders (ClOrdID and signal), a signal at a time."""
         try:
             for signal in dict.fromkeys(signal for _, signal in wanted):
-                detail = await self.desk.signal_detail(signal)
-                for row in detail.get("accounts") or ():
-                    if row.get("cl_ord_id") and row.get("trace"):
-                        self.details[row["cl_ord_id"]] = (detail.get("trace") or {}) | row["trace"]
-        except CommandRefused:
-            pass  # its signal is known no more: the two parts of its row are shown
+                with suppress(CommandRefused):  # known no more: the two parts of its row are shown
+                    await self._read_trace(signal)
         finally:
             self._reading = False
         self._due = True
+
+    async def _read_trace(self, signal: str) -> None:
+        detail = await self.desk.signal_detail(signal)
+        for row in detail.get("accounts") or ():
+            if row.get("cl_ord_id") and row.get("trace"):
+                self.details[row["cl_ord_id"]] = (detail.get("trace") or {}) | row["trace"]
 
     # --- drawing ------------------------------------------------------------------------------
 

@@ -264,6 +264,19 @@ async def test_the_slowest_orders_show_their_traces_and_open_their_signal(desk: 
     assert picked[-1] == panel.slowest.rows[2][0].signal
 
 
+async def test_a_signal_that_is_gone_costs_the_others_nothing(desk: DeskUnderTest) -> None:
+    panel = await shown(desk, "latency")
+    assert isinstance(panel, LatencyPanel)
+    panel.show_view("slowest")
+    await until(lambda: panel.details and not panel._reading)
+    known = next(one for one, _ in panel.slowest.rows if one.key in panel.details)
+    panel.details.clear()
+    panel._reading = True
+    await panel._read_traces([("GONE", "tv-alerts/gone"), (known.key, known.signal)])
+    assert known.key in panel.details
+    assert not panel._reading
+
+
 async def test_a_budget_is_typed_kept_and_alarms_once(desk: DeskUnderTest) -> None:
     panel = await shown(desk, "latency")
     client, said = desk.client, []
