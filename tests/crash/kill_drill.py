@@ -31,7 +31,7 @@ from typing import Any
 
 import httpx
 
-from engine.kill_latch import FILE, KEPT, KillLatch
+from engine.kill_latch import FILE, GENERATION, KEPT, TAKEN, KillLatch
 from tests.processes import (
     EngineProcess,
     VenueProcess,
@@ -46,6 +46,8 @@ GRACE_S = 0.010
 BLOCKED_S = 6.0
 AT_RANDOM_S = (0.0, 0.06)
 """When the switch is pressed after a signal was sent: from before it is read to when its orders have left."""
+BY = {True: {"watchdog", "latch"}, False: {"latch"}}
+"""Who may tell what came of a press, with a watchdog beside the engine and without."""
 WORKING = {"new", "accepted", "partially_filled", "pending_cancel", "pending_new"}
 
 
@@ -197,10 +199,12 @@ class Drill:
             if self.hung == "engine":
                 self.engine.resume()
         document = json.loads(command.stdout)
-        assert document["by"] == ("watchdog" if self.beside else "latch"), document
         latch = KillLatch(self.engine.home / FILE)
         record = latch.of("all")
+        taken = latch.words[TAKEN] == latch.words[GENERATION]
         latch.close()
+        # A watchdog that took it and then stood still for a second (a busy machine) is helped out by the command.
+        assert taken == self.beside and document["by"] in BY[self.beside], document
         assert record is not None, "the latch stands"
         until(lambda: self.engine.status()["trading"] == "halted", 30, "the engine has taken it")
         return Press(
