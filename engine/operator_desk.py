@@ -69,10 +69,11 @@ class OperatorDesk:
             if not isinstance(command, c.Kill | c.CancelOrder | c.CancelOrders):
                 raise
             return await self._carry_out(command)
-        # What a crash cut short is carried out again only where doing it twice does no harm.
-        again = earlier is not None and earlier["interrupted"] and isinstance(command, c.Kill)
-        if earlier is not None and not again:
-            return self._first_result(earlier, body, command.id)
+        if earlier is not None:
+            again = self._kill_again(command, earlier)
+            if again is None:
+                return self._first_result(earlier, body, command.id)
+            command = again
         result: Result = {"error": "INTERNAL", "message": "it failed half way", "status": 500}
         try:
             self._refuse_newer_latch(command, asked_of)
@@ -84,6 +85,19 @@ class OperatorDesk:
         finally:
             self._engine.journal.note_result(command.id, result)
         return result
+
+    def _kill_again(self, command: c.Command, earlier: Result) -> c.Kill | None:
+        """Return what a repeated kill has to do: what was cut short, or cancels if it was armed again meanwhile.
+
+        Its latch stands anew by then, and a halt with orders working under it is none. Positions are closed once.
+        """
+        if not isinstance(command, c.Kill):
+            return None
+        if earlier["interrupted"]:
+            return command
+        if command.scope in self.kill_runs:
+            return None
+        return command.model_copy(update={"flatten": False})
 
     @staticmethod
     def _first_result(earlier: Result, body: Result, command_id: str) -> Result:

@@ -142,6 +142,29 @@ def test_a_rearm_asked_for_before_a_kill_does_not_lift_it(scene: Scene, before: 
     assert scene.command(rearm) == ["active"]
 
 
+@pytest.mark.parametrize("flatten", [False, True])
+def test_a_kill_repeated_after_a_rearm_cancels_what_works_by_then(
+    scene: Scene, flatten: bool
+) -> None:
+    kill = {"id": "c-1", "command": "kill", "scope": "all", "flatten": flatten}
+    rearm = {"id": "c-2", "command": "rearm", "scope": "all", "reason": "looked at"}
+    assert scene.command(kill) == ["halted"]
+    assert scene.command(rearm) == ["active"]
+    scene.send(id="s-1")  # it fills in part
+    scene.let(2)
+    held = scene.day.venue_position("A-1", "AAPL")
+    engine = scene.day.engine
+    assert held
+    assert [order.signal_id for order in engine.orders.working()] == ["s-1"]
+    assert scene.command(kill) == ["halted"]
+    scene.let(5)
+    assert engine.states.firm is TradingState.HALTED
+    assert engine.orders.working() == []
+    assert not any(order.status.working for order in scene.day.venue.accounts["A-1"].orders)
+    # What it was to close was closed once; what came after that press is not the repetition's business.
+    assert scene.day.venue_position("A-1", "AAPL") == held
+
+
 def test_entries_that_reckoned_with_a_short_position_do_not_leave_once_it_is_closed(
     scene: Scene,
 ) -> None:
