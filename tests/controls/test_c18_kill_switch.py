@@ -247,18 +247,24 @@ async def test_an_exit_waits_until_the_cancel_of_all_is_answered(tmp_path, sim) 
         assert log[-2:] == [("DELETE", 207), ("POST", 200)]
 
 
-async def test_another_press_in_the_same_moment_asks_for_nothing_twice(tmp_path, sim) -> None:
+async def test_another_press_in_the_same_moment_asks_for_nothing_twice(
+    tmp_path, sim, monkeypatch
+) -> None:
     """The command presses by the latch first, then asks the engine, which has heard of it by then."""
+    monkeypatch.setattr("engine.kill.CANCEL_AGAIN_S", 60.0)  # however slow: it is the same moment
     async with world(tmp_path, [alpaca(1, url(sim))]) as w:
         await rest(w, sim, 2)
+        unseen = {"action": "http_500", "match": {"method": "GET", "path": "/v2/orders"}}
+        sim.faults.replace([unseen])  # the first is not through before the second comes
         first = await w.command("kill")
         assert (await w.command("kill"))["cancels"] == first["cancels"] == 2
+        sim.faults.replace([])
         await cleared(w)
         assert _deletes(sim) == ["/v2/orders"]
         again = await w.command("kill")  # the first is through: this one looks anew
         assert again["cancels"] == 0
         await cleared(w)
-        assert (w.engine.shared.of(FIRM) or {})["open"] is False
+        await eventually(lambda: (w.engine.shared.of(FIRM) or {})["open"] is False)
 
 
 # ---- boundary -------------------------------------------------------------------------------------------------------
