@@ -336,18 +336,32 @@ class OrdersByHand:
         return self.make(state.id, symbol, side, part, command_id, leg)
 
     async def send_by_hand(self, orders: list[Order]) -> None:
-        """Make orders durable and send them, within a minute."""
-        engine = self._engine
+        """Make orders durable and send them, within a minute.
+
+        Whoever asked may go away meanwhile (a kill's run that a rearm ends): what is decided is done whole.
+
+        Raises:
+            StoreError: they could not be made durable, and are forgotten.
+        """
         for order in orders:
-            engine.orders.add(
+            self._engine.orders.add(
                 order
             )  # counts from now on: a second press finds nothing left to close
+        problems: list[StoreError] = []
+        work = self._commit_and_send(orders, problems)
+        await asyncio.shield(self._engine.task(work, "by-hand"))
+        if problems:
+            raise problems[0]
+
+    async def _commit_and_send(self, orders: list[Order], problems: list[StoreError]) -> None:
+        engine = self._engine
         try:
             await engine.journal.commit_orders(orders)
-        except StoreError:
+        except StoreError as error:
             for order in orders:
                 engine.orders.take_back(order)
-            raise
+            problems.append(error)
+            return
         engine.send(orders, None, engine.clock.monotonic_ns() + BY_HAND_WITHIN_NS)
 
     async def flatten(self, scope: str, command_id: str) -> Result:

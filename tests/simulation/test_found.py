@@ -165,6 +165,25 @@ def test_a_kill_repeated_after_a_rearm_cancels_what_works_by_then(
     assert scene.day.venue_position("A-1", "AAPL") == held
 
 
+def test_an_exit_that_was_decided_leaves_although_its_asker_has_gone(scene: Scene) -> None:
+    """A rearm ends a kill's run while the run makes its last exits durable."""
+    scene.send(id="s-1")
+    scene.let(2)
+    by_hand = scene.day.engine.operator.by_hand
+    exits = by_hand.exits("all", "c-1")
+    loop = scene.life.loop
+
+    def begin() -> None:
+        asker = loop.create_task(by_hand.send_by_hand(exits))
+        loop.call_soon(loop.call_soon, asker.cancel)
+
+    loop.call_soon(begin)
+    scene.let(5)
+    sent = [scene.day.engine.orders.orders[order.cl_ord_id] for order in exits]
+    assert [order.status for order in sent] == [OrderStatus.FILLED]
+    assert scene.day.world.violations == []
+
+
 def test_entries_that_reckoned_with_a_short_position_do_not_leave_once_it_is_closed(
     scene: Scene,
 ) -> None:
