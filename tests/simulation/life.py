@@ -195,9 +195,9 @@ class Life:
         self.world.trace(verb, account, order.cl_ord_id)
         self.world.counts[verb] += 1
 
-    def arrived(self, account: VenueAccount, request: Request) -> None:
+    def arrived(self, account: VenueAccount, request: Request, *, beyond: bool = False) -> None:
         """Note that an order is about to be accepted."""
-        self.day.oracle.arrived(account, request)
+        self.day.oracle.arrived(account, request, beyond=beyond)
 
     def cancel_arrived(self, order: VenueOrder) -> None:
         """Note that a cancel arrives."""

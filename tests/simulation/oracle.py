@@ -60,6 +60,9 @@ class Oracle:
         self.stepped = False  # the wall clock was set: ages by it prove nothing
         self.resent: set[str] = set()  # ClOrdIDs an operator had sent once more
         self._windows: dict[str, deque[int]] = defaultdict(deque)
+        self._left: dict[
+            str, int
+        ] = {}  # by ClOrdID: as the how many-th order it left, the last time
         self._life = 0
         self._kills = 0
 
@@ -76,6 +79,7 @@ class Oracle:
         world = self._world
         world.counts["sent"] += 1
         world.trace("sent", account, order.cl_ord_id, order.side, order.order_qty)
+        self._left[order.cl_ord_id] = len(self._left)
         if account != order.account:
             world.violation("I14", f"{order.cl_ord_id} of {order.account} left for {account}")
         self._check_halts(order)
@@ -129,8 +133,11 @@ class Oracle:
             text = f"{order.cl_ord_id} left {age_s:.3f} s after its signal, allowed are"
             self._world.violation("I10", f"{text} {signal.max_age_s:g}")
 
-    def arrived(self, account: VenueAccount, request: Request) -> None:
-        """Judge an order that its broker is about to accept."""
+    def arrived(self, account: VenueAccount, request: Request, *, beyond: bool = False) -> None:
+        """Judge an order that its broker is about to accept.
+
+        ``beyond``: later than it promises, so that the engine could not reckon with it any more.
+        """
         world = self._world
         durable = self._day.disk.rows(
             "SELECT 1 FROM orders WHERE cl_ord_id = ? "
@@ -149,31 +156,40 @@ class Oracle:
         quantity, worth = limits
         if quantity is not None and request.order_qty > quantity:
             world.violation("I15", f"{request.cl_ord_id}: {request.order_qty} > {quantity}")
-        self._check_cap(account, request)
+        if not beyond:
+            self._check_cap(account, request)
         price = request.limit_price
         if worth is not None and price is not None and request.order_qty * price > worth:
             total = request.order_qty * price
             world.violation("I15", f"{request.cl_ord_id}: worth {total} > {worth}")
 
     def _check_cap(self, account: VenueAccount, request: Request) -> None:
-        """Judge the position that an entry may lead to, with what works in its direction already (C05)."""
+        """Judge the position that an entry may lead to, with what works in its direction already (C05).
+
+        Exits always pass: one that left after the entry and overtook it on the way is not the entry's fault.
+        """
         cap = self._day.widest_cap(account.name)
         if cap is None:
             return
-        sign = request.side.sign
-        working = sum(
-            (
-                order.order_qty - order.cum_qty
-                for order in account.orders
-                if order.status.working and not order.external
-                and order.symbol == request.symbol and order.side is request.side
-            ),
-            request.order_qty,
-        )  # fmt: skip
-        led_to = sign * account.positions.get(request.symbol, Decimal(0)) + working
+        led_to = request.side.sign * account.positions.get(request.symbol, Decimal(0))
+        led_to += request.order_qty
+        for order in account.orders:
+            if order.external or order.symbol != request.symbol or order.side is not request.side:
+                continue
+            if self._overtook(order, request):
+                led_to -= order.cum_qty
+            elif order.status.working:
+                led_to += order.order_qty - order.cum_qty
         if led_to > cap:
             text = f"{request.cl_ord_id} may lead to {led_to} {request.symbol} of {account.name}"
             self._world.violation("I15", f"{text}, at most {cap}")
+
+    def _overtook(self, other: VenueOrder, request: Request) -> bool:
+        exit_ = self._day.order(other.cl_ord_id)
+        if exit_ is None or not exit_.reducing:
+            return False
+        now = len(self._left)  # what replaces an order leaves without being "sent"
+        return self._left.get(other.cl_ord_id, now) > self._left.get(request.cl_ord_id, now)
 
     def cancel_arrived(self, order: VenueOrder) -> None:
         """Judge a cancel: what is not ours is cancelled by nothing but the kill switch."""

@@ -95,8 +95,8 @@ class Sending:
                 session._latency_s(), lambda: self._end_unknown("client id must be unique")
             )
             return
-        session._life.arrived(account, request)
         beyond = fault == "accept_beyond_settling"
+        session._life.arrived(account, request, beyond=beyond)
         placed = session._venue.accept(account, request, lag_ns=self._lag_ns())
         placed.beyond = beyond
         self._answer(placed)
