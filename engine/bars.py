@@ -23,6 +23,8 @@ KEPT: Final = 1_000
 """Finished bars a symbol and width: 83 minutes of the narrow ones, 16 hours of the wide ones."""
 MOST_SYMBOLS: Final = 200
 """Beyond these, only symbols that are held or asked for get bars: about 0.1 kB a bar, 40 MB when all are full."""
+MOST_ASKED: Final = 200
+"""Symbols watched at a time: with one more, the one asked for the longest ago is watched no longer."""
 WATCHED_NS: Final = 150_000_000_000
 """How long after being asked for a symbol's live bars are told in the feed."""
 
@@ -74,7 +76,7 @@ class Bars:
         self._rings: dict[str, tuple[_Ring, _Ring]] = {}
         self._fast_at = self._slow_at = 0
         self._edge_ns = 0  # when the next narrow bar begins
-        self._asked: dict[str, int] = {}
+        self._asked: dict[str, int] = {}  # the newest last
         self._moved: set[str] = set()
 
     def on_price(self, symbol: str, price: Decimal) -> None:
@@ -96,14 +98,20 @@ class Bars:
         self._edge_ns = self._clock.monotonic_ns() + int(left * 1e9)
 
     def _begin(self, symbol: str) -> tuple[_Ring, _Ring] | None:
-        if (
-            len(self._rings) >= MOST_SYMBOLS
-            and symbol not in self._asked
-            and not self._held(symbol)
-        ):
-            return None
+        if len(self._rings) >= MOST_SYMBOLS:
+            if symbol in self._asked:
+                self._make_room()
+            elif not self._held(symbol):
+                return None
         rings = self._rings[symbol] = (_Ring(), _Ring())
         return rings
+
+    def _make_room(self) -> None:
+        """Forget the oldest bars that nobody holds or has asked for, if there are any."""
+        for symbol in self._rings:
+            if symbol not in self._asked and not self._held(symbol):
+                del self._rings[symbol]
+                return
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
@@ -113,7 +121,10 @@ class Bars:
         Raises:
             CommandRefused: no price of the symbol has come since the engine started.
         """
+        self._asked.pop(command.symbol, None)
         self._asked[command.symbol] = self._clock.monotonic_ns()
+        if len(self._asked) > MOST_ASKED:
+            del self._asked[next(iter(self._asked))]
         rings = self._rings.get(command.symbol)
         if rings is None:
             raise CommandRefused(

@@ -155,8 +155,22 @@ class Recording(EngineClient, Protocol):
         """Return the moments worth going to, in their order."""
         ...
 
+    @property
+    def recorded(self) -> frozenset[str]:
+        """Return the tables that only the record of the day tells of, as far as it did."""
+        ...
+
+    @property
+    def behind(self) -> float:
+        """Return what share of the last jump the listener has still to hear, 0 when it knows all."""
+        ...
+
     def move(self, moment: float) -> None:
-        """Go to a moment; the listener hears what changed by it."""
+        """Go to a moment; the listener hears what changed by it, of a long way the rest by ``catch_up``."""
+        ...
+
+    def catch_up(self) -> None:
+        """Tell the next part of a long way."""
         ...
 
 

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-import httpx
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from engine.client import EngineListener, exact, tell
+from engine.client_http import CONNECT_S, Answer, HttpLines
 from engine.errors import CommandRefused, ConfigError
 from engine.model.enums import ConnectionState
 
@@ -28,8 +28,6 @@ log = logging.getLogger(__name__)
 _UNAUTHORIZED: Final = 4401
 _FIRST_WAIT_S: Final = 0.1
 _LONGEST_WAIT_S: Final = 5.0
-_CONNECT_S: Final = 5.0
-_ANSWER_S: Final = 15.0
 _NO_ENGINE: Final = "NO_ENGINE"
 _SCHEMES: Final = {"ws": "ws", "http": "ws", "wss": "wss", "https": "wss"}
 
@@ -53,7 +51,14 @@ class RemoteClient:
         self._feed_url = f"{scheme}://{place}/v1/feed"
         self._http_url = f"{'https' if scheme == 'wss' else 'http'}://{place}"
         self._headers = {"authorization": f"Bearer {token}"}
-        self._http: httpx.AsyncClient | None = None
+        parts = urlsplit(self._http_url)
+        tls = parts.scheme == "https"
+        self._lines = HttpLines(
+            parts.hostname or "",
+            parts.port or (443 if tls else 80),
+            tls=tls,
+            headers={**self._headers, "content-type": "application/json"},
+        )
         self._task: asyncio.Task[None] | None = None
         self._batches = 0  # heard over this connection
 
@@ -72,9 +77,7 @@ class RemoteClient:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        http, self._http = self._http, None
-        if http is not None:
-            await http.aclose()
+        self._lines.close()
 
     async def command(self, command: str, **fields: Any) -> dict[str, Any]:
         """Carry out an operator's command (``EngineClient.command``)."""
@@ -98,34 +101,24 @@ class RemoteClient:
             answer: dict[str, Any] = orjson.loads(response.content)
             if response.is_success:
                 return answer
-            raise CommandRefused(answer["code"], answer["message"], response.status_code)
+            raise CommandRefused(answer["code"], answer["message"], response.status)
         except (orjson.JSONDecodeError, KeyError, TypeError):
-            message = f"{self._http_url} answers like no engine (HTTP {response.status_code})"
+            message = f"{self._http_url} answers like no engine (HTTP {response.status})"
             raise CommandRefused(_NO_ENGINE, message, 502) from None
 
-    async def _answer(self, method: str, path: str, body: bytes | None) -> httpx.Response:
+    async def _answer(self, method: str, path: str, body: bytes | None) -> Answer:
         # A warm connection may have been closed under us: a command's id and a signal's key make
         # a second try harmless. An engine that hangs is not asked twice.
         for last in (False, True):
             try:
-                return await self._send(method, path, body)
-            except httpx.TransportError as error:
-                if not last and not isinstance(error, httpx.TimeoutException):
+                return await self._lines.request(method, path, body)
+            except OSError as error:
+                if not last and not isinstance(error, TimeoutError):
                     continue
                 reason = str(error) or type(error).__name__
                 message = f"the engine at {self._http_url} does not answer: {reason}"
                 raise CommandRefused(_NO_ENGINE, message, 503) from None
         raise AssertionError  # the loop returns or raises
-
-    async def _send(self, method: str, path: str, body: bytes | None) -> httpx.Response:
-        if self._http is None:
-            self._http = httpx.AsyncClient(
-                base_url=self._http_url,
-                headers={**self._headers, "content-type": "application/json"},
-                timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
-                trust_env=False,
-            )
-        return await self._http.request(method, path, content=body)
 
     async def _follow(self, listener: EngineListener) -> None:
         wait = _FIRST_WAIT_S
@@ -143,7 +136,7 @@ class RemoteClient:
             async with connect(
                 self._feed_url,
                 additional_headers=self._headers,
-                open_timeout=_CONNECT_S,
+                open_timeout=CONNECT_S,
                 close_timeout=1.0,
                 ping_interval=5.0,
                 ping_timeout=10.0,
@@ -151,6 +144,7 @@ class RemoteClient:
                 compression=None,
                 proxy=None,
             ) as socket:
+                await self._lines.warm()
                 await self._read(socket, listener)
         except _Gap:
             return ConnectionState.DISCONNECTED, "a batch of the feed is missing"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from engine.client import EngineListener, Row, tell
 from engine.clock import rfc3339
@@ -18,8 +20,14 @@ from engine.recovery import record_from_entry
 from engine.replay_timeline import Change, Mark, Timeline, timeline_of
 from engine.views import signal_detail
 
+_T = TypeVar("_T")
 _Keys = dict[str, dict[str, None]]
-_FRAME: Final = 10_000
+_Tables = dict[str, dict[str, Row]]
+_STRETCH: Final = 4_000
+"""Changes between two pictures of a day, more of them on a long one: what a jump has to go through at most."""
+_PICTURES: Final = 64
+_SLICE: Final = 1_000
+"""Rows told at once; a jump that changes more goes on with ``catch_up``."""
 _LIVE: Final = ("status", "cum_qty", "avg_px", "order_id", "code")
 
 
@@ -47,12 +55,28 @@ class ReplayClient:
     def __init__(self, timeline: Timeline) -> None:
         self._timeline = timeline
         self._moments = [change.at for change in timeline.changes]
+        self._stretch = max(_STRETCH, -(-len(timeline.changes) // _PICTURES))
+        self._pictures = self._drawn()
         self._applied = 0
-        self._rows: dict[str, dict[str, Row]] = {name: {} for name in tables.KEYS}
-        self._frames = [{name: dict[str, Row]() for name in tables.KEYS}]
-        """The rows at every so many changes: rows are never changed in place, so a picture is cheap."""
+        self._rows: _Tables = _copy(self._pictures[0])
+        self._untold: _Keys = {}
+        """What has changed, or gone, and the listener has not heard of yet."""
+        self._to_tell = 0
         self._listener: EngineListener | None = None
         self.position = timeline.begins
+
+    def _drawn(self) -> list[_Tables]:
+        """Go through the day once and keep the rows at every so many changes, so that no jump has far to go.
+
+        Rows are never changed in place: a picture costs its dictionaries, not its rows.
+        """
+        rows: _Tables = {name: {} for name in tables.KEYS}
+        pictures = [_copy(rows)]
+        changes = self._timeline.changes
+        for start in range(0, len(changes) - self._stretch + 1, self._stretch):
+            _apply(rows, changes[start : start + self._stretch])
+            pictures.append(_copy(rows))
+        return pictures
 
     # ---- time --------------------------------------------------------------------------------------------------
 
@@ -76,54 +100,89 @@ class ReplayClient:
         """Return the moments worth going to, in their order."""
         return self._timeline.marks
 
+    @property
+    def recorded(self) -> frozenset[str]:
+        """Return the tables that only the record of the day tells of, as far as it did."""
+        return frozenset(self._timeline.recorded)
+
+    @property
+    def behind(self) -> float:
+        """Return what share of the last jump the listener has still to hear, 0 when it knows all."""
+        left = sum(map(len, self._untold.values()))
+        return left / self._to_tell if left and self._to_tell else 0.0
+
     def move(self, moment: float) -> None:
-        """Go to a moment of the day."""
+        """Go to a moment of the day; of a long way the listener hears a part, and the rest by ``catch_up``.
+
+        Another ``move`` before that is done turns round where it is: nothing of the way not gone is lost or told twice.
+        """
         moment = min(max(moment, self.begins), self.ends)
         back, self.position = moment < self.position, moment
         upto = bisect_right(self._moments, moment)
-        if back:
-            self._begin_before(upto)
-        touched: _Keys = {}
-        gone: _Keys = {}
-        while self._applied < upto:
-            stop = min(upto, (self._applied // _FRAME + 1) * _FRAME)
-            self._apply(self._timeline.changes[self._applied : stop], touched, gone)
-            self._applied = stop
-            if stop == len(self._frames) * _FRAME:
-                self._frames.append({name: rows.copy() for name, rows in self._rows.items()})
-        self._tell_time(touched)
+        before = self._rows
+        picture = min(upto // self._stretch, len(self._pictures) - 1)
+        if back or picture * self._stretch > self._applied:
+            self._rows, self._applied = _copy(self._pictures[picture]), picture * self._stretch
+        touched = _apply(self._rows, self._timeline.changes[self._applied : upto])
+        self._applied = upto
+        self._tell_time()
         if self._listener is None:
             return
         if back:
-            tell(self._listener.on_snapshot, self._snapshot())
-            return
-        changes = {
-            table: [self._rows[table][key] for key in keys]
-            for table, keys in touched.items()
-            if keys
-        }
-        removed = {table: list(keys) for table, keys in gone.items() if keys}
-        tell(self._listener.on_batch, changes, removed)
+            self._begin_anew()
+        elif self._rows is before:
+            for table, keys in touched.items():
+                self._untold.setdefault(table, {}).update(keys)
+        else:
+            self._note_differences(before)
+        self._to_tell = sum(map(len, self._untold.values()))
+        self.catch_up()
 
-    def _begin_before(self, upto: int) -> None:
-        """Take the rows as they were at the last picture before a change: going back costs no more than a stretch."""
-        at = min(upto // _FRAME, len(self._frames) - 1)
-        self._rows = {name: rows.copy() for name, rows in self._frames[at].items()}
-        self._applied = at * _FRAME
+    def catch_up(self) -> None:
+        """Tell the listener the next part of what it has not heard of: small tables first, old rows first."""
+        changes: dict[str, list[Row]] = {}
+        removed: dict[str, list[str]] = {}
+        room = _SLICE
+        for table in sorted(self._untold, key=lambda name: len(self._untold[name])):
+            keys, rows = self._untold[table], self._rows[table]
+            part = list(islice(keys, room))
+            room -= len(part)
+            for key in part:
+                del keys[key]
+            changes[table] = [rows[key] for key in part if key in rows]
+            removed[table] = [key for key in part if key not in rows]
+        self._untold = {table: keys for table, keys in self._untold.items() if keys}
+        if self._listener is not None and room < _SLICE:
+            tell(self._listener.on_batch, _filled(changes), _filled(removed))
 
-    def _apply(self, changes: list[Change], touched: _Keys, gone: _Keys) -> None:
-        for _, table, key, columns in changes:
-            rows = self._rows[table]
-            if columns is None:
-                rows.pop(key, None)
-                touched.get(table, {}).pop(key, None)
-                gone.setdefault(table, {})[key] = None
-                continue
-            rows[key] = {**rows.get(key, {}), **columns}
-            touched.setdefault(table, {})[key] = None
-            gone.get(table, {}).pop(key, None)
+    def _note_differences(self, before: _Tables) -> None:
+        """Note every row that is not the same one as before, and those that are gone."""
+        for table, rows in self._rows.items():
+            old = before[table]
+            keys = {
+                key: None
+                for key, row in rows.items()
+                if (known := old.get(key)) is not row and known != row
+            }
+            keys |= dict.fromkeys(old.keys() - rows.keys())
+            if keys:
+                self._untold.setdefault(table, {}).update(keys)
 
-    def _tell_time(self, touched: dict[str, dict[str, None]]) -> None:
+    def _begin_anew(self) -> None:
+        """Let the listener forget all and begin with the first rows of each table: taking thousands out costs more."""
+        few = sum(map(len, self._rows.values())) <= _SLICE
+        room = _SLICE if few else _SLICE // len(self._rows)
+        self._untold = {}
+        first: dict[str, list[Row]] = {}
+        for table, rows in self._rows.items():
+            first[table] = list(islice(rows.values(), room))
+            rest = dict.fromkeys(islice(rows, room, None))
+            if rest:
+                self._untold[table] = rest
+        if self._listener is not None:
+            tell(self._listener.on_snapshot, first)
+
+    def _tell_time(self) -> None:
         """Let the engine's row say what time it is, and what it then had."""
         rows = self._rows
         accounts = rows[tables.ACCOUNTS].values()
@@ -139,10 +198,7 @@ class ReplayClient:
                 for name in ("open_orders", "unknown_orders")
             },
         }
-        touched.setdefault(tables.ENGINE, {})["engine"] = None
-
-    def _snapshot(self) -> dict[str, list[Row]]:
-        return {name: list(rows.values()) for name, rows in self._rows.items()}
+        self._untold.setdefault(tables.ENGINE, {})["engine"] = None
 
     # ---- the client --------------------------------------------------------------------------------------------
 
@@ -151,7 +207,8 @@ class ReplayClient:
         self.move(self.position)
         self._listener = listener
         tell(listener.on_link, ConnectionState.CONNECTED, f"recorded day {self.day}")
-        tell(listener.on_snapshot, self._snapshot())
+        tell(listener.on_snapshot, {name: list(rows.values()) for name, rows in self._rows.items()})
+        self._untold = {}
 
     async def stop(self) -> None:
         """Stop listening."""
@@ -189,6 +246,27 @@ class ReplayClient:
                     dict.fromkeys(_LIVE), outcome="held" if shown["held"] else "pending", message=""
                 )
         return detail
+
+
+def _copy(state: _Tables) -> _Tables:
+    return {name: rows.copy() for name, rows in state.items()}
+
+
+def _apply(state: _Tables, changes: Sequence[Change]) -> _Keys:
+    """Let changes happen; return the keys of what changed or went."""
+    touched: _Keys = {}
+    for _, table, key, columns in changes:
+        rows = state[table]
+        touched.setdefault(table, {})[key] = None
+        if columns is None:
+            rows.pop(key, None)
+        else:
+            rows[key] = {**rows.get(key, {}), **columns}
+    return touched
+
+
+def _filled(found: dict[str, list[_T]]) -> dict[str, list[_T]]:
+    return {name: parts for name, parts in found.items() if parts}
 
 
 def _outcome(status: str, final: str) -> str:

@@ -62,19 +62,26 @@ class StrategyBook:
         """Follow a fill."""
         own = fill.strategy or BY_HAND
         signed = fill.last_qty if fill.side is Side.BUY else -fill.last_qty
-        lots = self._lots.get((fill.account, fill.symbol), {})
+        lots = self._lots.get((fill.account, fill.symbol))
+        if lots and not (len(lots) == 1 and own in lots and (lots[own] > 0) == (signed > 0)):
+            signed = self._close(fill, own, lots, signed)
+        if signed:
+            self._add(fill.account, fill.symbol, own, signed, fill.last_px)
+        if fill.fee_qty:
+            kept = min(fill.fee_qty, self._lots.get((fill.account, fill.symbol), {}).get(own, ZERO))
+            if kept > 0:  # the broker kept them as its fee: a loss, not a sale
+                self._add(fill.account, fill.symbol, own, -kept, ZERO)
+        self._fills[own] = self._fills.get(own, 0) + 1
+
+    def _close(self, fill: Fill, own: str, lots: dict[str, Decimal], signed: Decimal) -> Decimal:
+        """Take a fill from what is held the other way, its own strategy's first; return what is left of it."""
         for strategy in [own, *(name for name in lots if name != own)]:
             held = lots.get(strategy, ZERO)
             if held and signed and (held > 0) != (signed > 0):
                 part = max(signed, -held) if signed < 0 else min(signed, -held)
                 self._add(fill.account, fill.symbol, strategy, part, fill.last_px)
                 signed -= part
-        if signed:
-            self._add(fill.account, fill.symbol, own, signed, fill.last_px)
-        kept = min(fill.fee_qty, self._lots.get((fill.account, fill.symbol), {}).get(own, ZERO))
-        if kept > 0:  # the broker kept them as its fee: a loss, not a sale
-            self._add(fill.account, fill.symbol, own, -kept, ZERO)
-        self._fills[own] = self._fills.get(own, 0) + 1
+        return signed
 
     def _add(
         self, account: str, symbol: str, strategy: str, signed: Decimal, price: Decimal

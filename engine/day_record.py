@@ -1,4 +1,4 @@
-"""What the journal does not keep of a day: prices, equity, states of accounts and alerts, for reports and replays.
+"""What the journal does not keep of a day: prices, equity, states of accounts, limits in use, alerts, others' orders.
 
 One file a day (UTC) in ``HOME/days``, a line of JSON every ten seconds with what has changed since the line before.
 It is a record to look at, not a book: nothing is ever decided by it, it is not synced, and a disk that fails costs
@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,12 +30,18 @@ EVERY_S: Final = 10.0
 TURNS: Final = 6
 """An account is looked at every so many lines: once a minute."""
 KEPT: Final = 92  # files
+HALF: Final = 50
+"""Percent from which on the use of an account's limit is kept."""
 _AT_ONCE: Final = 20  # accounts before others have a turn
 _RESTLESS: Final = frozenset(
     {"updated_at", "queue", "rate_left", "last_probe_at", "ack_p50_us", "warm_connections", "open_orders"}
 )  # fmt: skip
 """Columns of an account that change all the time and tell nothing afterwards."""
 _FIGURES: Final = ("equity", "day_pnl", "realised", "unrealised", "exposure", "loop_lag_ms")
+
+_CONTROL: Final = ("state", "setting")  # the rest of a control's row the audit trail tells
+_SINCE: Final = frozenset({"at", "value"})
+"""Columns of others' orders and limits in use that change with time or price alone."""
 
 Line = dict[str, Any]
 
@@ -72,6 +78,7 @@ class DayRecord:
         self._prices: dict[str, str] = {}
         self._accounts: dict[str, Line] = {}
         self._alerts: dict[str, tuple[Any, ...]] = {}
+        self._tables: dict[str, dict[str, Line]] = {}
 
     async def start(self) -> None:
         """Begin."""
@@ -118,7 +125,51 @@ class DayRecord:
         line["prices"] = _changed(self._prices, row.get("prices") or {})
         line["alerts"] = self._changed_alerts()
         line["accounts"] = await self._changed_accounts(every=every_account)
+        controls, others = map(self._engine.publisher.rows, (tables.CONTROLS, tables.EXTERNAL))
+        settings = {row["number"]: {name: row[name] for name in _CONTROL} for row in controls}
+        line[tables.CONTROLS] = self._changed_rows(tables.CONTROLS, settings)
+        external = {row["key"]: row for row in others}
+        line[tables.EXTERNAL] = self._changed_rows(tables.EXTERNAL, external)
+        usage = await self._usage(every=every_account)
+        line[tables.USAGE] = self._changed_rows(tables.USAGE, *usage)
         return line
+
+    async def _usage(self, *, every: bool) -> tuple[dict[str, Line], set[str]]:
+        """Return limits in use, and which were looked at: the firm's and strategies', and in turn the accounts'.
+
+        Of an account's only those that are half used: a thousand accounts have thousands that are not.
+        """
+        make = self._engine.publisher.makers[tables.USAGE]
+        rows: dict[str, Line] = {}
+        looked: set[str] = set()
+        keys = self._engine.publisher.keys(tables.USAGE)
+        for number, key in enumerate(keys):
+            of_account = key.startswith("account:")
+            if of_account and not every and (self._turn + number) % TURNS:
+                continue
+            looked.add(key)
+            row = make(key)
+            if row is not None and not (of_account and row["percent"] < HALF):
+                rows[key] = row
+            if len(looked) % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return rows, looked | (self._tables.get(tables.USAGE, {}).keys() - set(keys))
+
+    def _changed_rows(
+        self, table: str, rows: dict[str, Line], looked: Collection[str] | None = None
+    ) -> dict[str, Line | None]:
+        """Return the rows that are not as last written; ``None``: it went (of those ``looked`` at, else of all)."""
+        known = self._tables.setdefault(table, {})
+        changed: dict[str, Line | None] = {}
+        for key, row in rows.items():
+            lasting = {name: value for name, value in row.items() if name not in _SINCE}
+            if known.get(key) != lasting:
+                known[key], changed[key] = lasting, row
+        for key in list(known):
+            if key not in rows and (looked is None or key in looked):
+                del known[key]
+                changed[key] = None
+        return changed
 
     def _changed_alerts(self) -> list[Line]:
         found = []

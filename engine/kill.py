@@ -74,7 +74,8 @@ class KillRun:
         self._accounts: dict[str, Progress] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self.flatten = flatten
-        self._over = False
+        self.over = False
+        """Whether every account is clear."""
         self.count = 0
         """Cancels asked for at the beginning."""
 
@@ -93,20 +94,40 @@ class KillRun:
         self.count = count
         self._touch_all()
         if self.flatten:
-            # Exits are an operator's own orders: they pass the halt they belong to.
-            try:
-                await self._desk.send_by_hand(self._desk.exits(self._scope, self._command_id))
-            except StoreError as error:
-                self._engine.alert("critical", "INTERNAL", "", f"positions are not closed: {error}")
+            self._engine.shared.begin_exits()
+            if self._engine.shared.sweep_left_s():
+                self._tasks.append(self._engine.task(self._close_later(), "kill-exits"))
+            else:
+                await self._close()
         for account in self._accounts:
             self._tasks.append(self._engine.task(self._chase(account), f"kill-{account}"))
         self._tasks.append(self._engine.task(self._end(tuple(self._tasks)), "kill"))
         return count
 
+    async def _close(self) -> None:
+        """Close the scope's positions. Exits are an operator's own orders: they pass the halt they belong to."""
+        try:
+            await self._desk.send_by_hand(self._desk.exits(self._scope, self._command_id))
+        except StoreError as error:
+            self._engine.alert("critical", "INTERNAL", "", f"positions are not closed: {error}")
+
+    async def _close_later(self) -> None:
+        await self._no_sweep()
+        known = self._engine.shared.of(self._scope)
+        if known is None or not known.get("flat"):  # else whoever pressed has done it meanwhile
+            self._engine.spawn(
+                self._close(), "kill-close"
+            )  # begun, it is not cut short by ``stop``
+
+    async def _no_sweep(self) -> None:
+        """Wait until no cancel of all that left beside the engine can come to a broker, and take exits with it."""
+        while left := self._engine.shared.sweep_left_s():  # noqa: ASYNC110 (another process says it)
+            await asyncio.sleep(min(left, LOOK_EVERY_S))
+
     def covers(self, flatten: bool) -> bool:
         """Say whether another press would add nothing: this run is young, at it, and does as much."""
         young = self._loop.time() - self._began < CANCEL_AGAIN_S
-        return young and not self._over and self.flatten is flatten
+        return young and not self.over and self.flatten is flatten
 
     def stop(self) -> None:
         """End the chase (a newer press takes over, or the scope is armed again)."""
@@ -244,6 +265,7 @@ class KillRun:
                 await asyncio.sleep(LOOK_EVERY_S * pace)
         self._engine.publisher.touch(tables.KILL, account)
         if self.flatten:
+            await self._no_sweep()
             await self._desk.close_rest(progress.canceled, self._command_id)
             self._engine.publisher.touch(tables.KILL, account)
 
@@ -283,7 +305,7 @@ class KillRun:
     async def _end(self, chases: tuple[asyncio.Task[Any], ...]) -> None:
         """Once every account is clear, note that nothing is left to go on with after a restart."""
         await asyncio.gather(*chases, return_exceptions=True)
-        self._over = True
+        self.over = True
         if all(progress.verified_at is not None for progress in self._accounts.values()):
             asked = sum(len(progress.asked) for progress in self._accounts.values())
             self._engine.shared.finish(self._scope)

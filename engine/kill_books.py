@@ -18,6 +18,7 @@ from engine.config import Config
 from engine.errors import StoreError
 from engine.home import Home
 from engine.model.account import Account
+from engine.model.identifiers import OPERATOR
 from engine.model.order import Order
 from engine.stores.account_documents import read_account
 from engine.stores.journal_rows import order_from_row
@@ -69,22 +70,37 @@ class Books:
             StoreError: the journal cannot be read.
         """
         wanted = list(cl_ord_ids)
-        found: dict[str, str] = {}
+        found = {row["cl_ord_id"]: row["strategy"] for row in self._rows(wanted)}
+        for planned in self.planned.values():
+            found.update((i, planned[i][1]) for i in wanted if i in planned)
+        return found
+
+    def exits_by_hand(self, cl_ord_ids: Iterable[str], since: str) -> set[str]:
+        """Return those that are an operator's exits made since then (RFC 3339): they have a row before they leave.
+
+        Raises:
+            StoreError: the journal cannot be read.
+        """
+        return {
+            row["cl_ord_id"]
+            for row in self._rows(list(cl_ord_ids))
+            if row["source"] == OPERATOR and row["reducing"] and row["created_at"] >= since
+        }
+
+    def _rows(self, cl_ord_ids: list[str]) -> list[sqlite3.Row]:
+        found: list[sqlite3.Row] = []
         try:
             with closing(_reader(self._path)) as db:
-                for start in range(0, len(wanted), _MOST_IDS):
-                    part = wanted[start : start + _MOST_IDS]
+                for start in range(0, len(cl_ord_ids), _MOST_IDS):
+                    part = cl_ord_ids[start : start + _MOST_IDS]
                     marks = ", ".join("?" * len(part))
-                    found.update(
-                        db.execute(
-                            f"SELECT cl_ord_id, strategy FROM orders WHERE cl_ord_id IN ({marks})",  # noqa: S608
-                            part,
-                        ).fetchall()
+                    found += db.execute(
+                        "SELECT cl_ord_id, strategy, source, reducing, created_at FROM orders "  # noqa: S608
+                        f"WHERE cl_ord_id IN ({marks})",
+                        part,
                     )
         except sqlite3.Error as error:
             raise StoreError(f"{self._path} cannot be read: {error}") from None
-        for planned in self.planned.values():
-            found.update((i, planned[i][1]) for i in wanted if i in planned)
         return found
 
 

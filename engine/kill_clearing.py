@@ -80,6 +80,14 @@ class Scope(Protocol):
         """Say whether the halt still does."""
         ...
 
+    def begin_sweep(self) -> bool:
+        """Announce a cancel of all; say whether it may leave."""
+        ...
+
+    def end_sweep(self, *, proven: bool) -> None:
+        """Note that it was answered; ``proven``: it cancels nothing new any more."""
+        ...
+
     def of_scope(self, listed: list[ExecutionReport]) -> list[ExecutionReport]:
         """Return the listed orders that are to go."""
         ...
@@ -147,8 +155,13 @@ class Clearing:
         await self._listener.turn()
         if not self._kill.stands():  # armed again while it waited: it would cancel what is new
             return False
+        if not self._kill.begin_sweep():  # it would cancel the engine's exits
+            return False
         self._answered = asyncio.get_running_loop().create_future()
-        return session.cancel_all(self._in_one_answered)
+        if session.cancel_all(self._in_one_answered):
+            return True
+        self._in_one_answered(Swept(0))
+        return False
 
     def _in_one_answered(self, swept: Swept) -> None:
         """Take what it was for; whatever it was not for the list shows, and it is asked for one by one."""
@@ -158,6 +171,7 @@ class Clearing:
         now = monotonic()
         self._asked |= dict.fromkeys(swept.asked or (), now)
         self._unproven = bool(swept.written_ns) and swept.asked is None
+        self._kill.end_sweep(proven=not self._unproven)
         if not self._answered.done():
             self._answered.set_result(None)
 

@@ -56,6 +56,12 @@ READY_NS: Final = 9
 
 KEPT: Final = 10
 """Word: how many accounts the watchdog has connected, as of a few seconds ago."""
+SWEPT_NS: Final = 11
+"""Word: ``time.monotonic_ns`` until which a cancel of all, asked for beside the engine, may still come to a broker."""
+EXITS_NS: Final = 12
+"""Word: ``time.monotonic_ns`` since when the engine sends exits of a kill: no cancel of all may leave beside it."""
+SWEEP_NS: Final = 5_000_000_000
+"""How long a cancel of all may be on its way: the wait for its connection, then for its answer."""
 RUNNING: Final = 1
 """``STATE`` of an engine that beats."""
 READY_WITHIN_NS: Final = 1_000_000_000
@@ -92,6 +98,8 @@ class KillLatch:
         self._sectors = memoryview(self._memory)
         self.words = self._sectors[:SECTOR].cast("Q")
         self.seen = 0
+        self._sweeps = 0  # asked for here and not answered
+        self._doubtful_until = 0
         if self.words[0] != MAGIC:  # not ours, or overwritten
             self._sectors[:] = bytes(SIZE)
             self.words[0] = MAGIC
@@ -121,6 +129,37 @@ class KillLatch:
         """Say whether a watchdog stands by that cancels what is pressed now, should the engine not."""
         # A mark from before the machine was started again may lie ahead of this clock.
         return 0 <= time.monotonic_ns() - self.words[READY_NS] < READY_WITHIN_NS
+
+    # ---- exits beside a cancel of all ----------------------------------------------------------------------------
+
+    def begin_sweep(self, pressed_ns: int) -> bool:
+        """Announce a cancel of all; say whether it may leave: not once the engine closes positions since that press."""
+        # First said, then looked: of two at the same time at least one sees the other.
+        self._sweeps += 1
+        self.words[SWEPT_NS] = time.monotonic_ns() + SWEEP_NS
+        if self.words[EXITS_NS] < pressed_ns:
+            return True
+        self.end_sweep(proven=True)
+        return False
+
+    def end_sweep(self, *, proven: bool) -> None:
+        """Note that one of them was answered; ``proven``: it cancels nothing new any more."""
+        self._sweeps -= 1
+        if not proven:
+            self._doubtful_until = self.words[SWEPT_NS]
+        if not self._sweeps:
+            self.words[SWEPT_NS] = self._doubtful_until
+
+    def begin_exits(self) -> None:
+        """Announce that exits of a kill are to leave the engine; they wait for ``sweep_left_s``."""
+        self.words[EXITS_NS] = time.monotonic_ns()
+
+    def sweep_left_s(self) -> float:
+        """Return how long a cancel of all that has left may still come to a broker, at most (seconds)."""
+        left = self.words[SWEPT_NS] - time.monotonic_ns()
+        return (
+            left / 1e9 if 0 < left <= SWEEP_NS else 0.0
+        )  # further ahead: of before the machine started
 
     # ---- halts -------------------------------------------------------------------------------------------------
 

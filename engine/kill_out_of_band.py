@@ -8,12 +8,14 @@ own list of working orders, read until it stays empty for as long as an order ma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from time import monotonic, monotonic_ns
 from typing import Any, Final
 
+from engine.clock import rfc3339
 from engine.config import Config
 from engine.errors import StoreError, TradingError
 from engine.home import Home
@@ -21,6 +23,7 @@ from engine.kill_act import Act, Pressed
 from engine.kill_books import Books, accounts_of
 from engine.kill_clearing import Clearing, Outcome
 from engine.kill_connections import Connections, Line
+from engine.kill_latch import KillLatch
 from engine.model.account import Account
 from engine.model.messages import ExecutionReport
 from engine.model.numbers import ZERO
@@ -52,6 +55,9 @@ class OutOfBandKill:
         self._config = config
         self._act = act
         self._since = pressed.since
+        passed = timedelta(microseconds=(monotonic_ns() - pressed.at_ns) / 1000)
+        self._pressed_at = rfc3339(datetime.now(UTC) - passed)
+        self._no_exits: set[str] = set()  # ClOrdIDs that were looked up
         self._kind, _, self._name = act.scope.partition(":")
         self._books = Books(home.journal)
         self._connections = connections
@@ -61,6 +67,8 @@ class OutOfBandKill:
         self._give_up_at = monotonic() + act.give_up_s
         self.reply_timeout_s = float(config.engine.reply_timeout_s)
         self.stands: Callable[[], bool] = lambda: True
+        self.shared: KillLatch | None = None
+        """The latch that was pressed; ``None``: it could not be written."""
         self.problem = ""
         """Why the journal could not be read: what is ours is not known then."""
         self.canceled_ms = 0.0
@@ -164,6 +172,15 @@ class OutOfBandKill:
         """Take the time: an order's first cancel left."""
         self.canceled_ms = max(self.canceled_ms, (at_ns - self._began_ns) / 1e6)
 
+    def begin_sweep(self) -> bool:
+        """Announce a cancel of all; say whether it may leave."""
+        return self.shared is None or self.shared.begin_sweep(self._began_ns)
+
+    def end_sweep(self, *, proven: bool) -> None:
+        """Note that it was answered; ``proven``: it cancels nothing new any more."""
+        if self.shared is not None:
+            self.shared.end_sweep(proven=proven)
+
     # ---- the scope ---------------------------------------------------------------------------------------------
 
     def ours_of_scope(self, account: str) -> dict[str, Order | None]:
@@ -172,10 +189,28 @@ class OutOfBandKill:
         for planned, (symbol, strategy) in self._books.planned[account].items():
             if self._within(symbol, strategy):
                 found[planned] = None
-        for order in self._books.orders[account]:
-            if self._within(order.symbol, order.strategy):
+        orders = self._books.orders[account]
+        exits = self._exits(order.cl_ord_id for order in orders)
+        for order in orders:
+            if self._within(order.symbol, order.strategy) and order.cl_ord_id not in exits:
                 found[order.cl_ord_id] = order
         return found
+
+    def _exits(self, cl_ord_ids: Iterable[str]) -> set[str]:
+        """Return those that pass this halt: exits an operator, or a flatten, has sent since the press.
+
+        None where this act closes positions itself: it takes over, and two exits would close a position twice.
+        """
+        unknown = set(cl_ord_ids) - self._no_exits
+        if self._act.flatten or not unknown:
+            return set()
+        try:
+            exits = self._books.exits_by_hand(unknown, self._pressed_at)
+        except StoreError as error:
+            self.problem = str(error)
+            return set()
+        self._no_exits |= unknown - exits
+        return exits
 
     def position(self, account: str, symbol: str) -> Decimal:
         """Return what the journal says is held of ours."""
@@ -188,6 +223,8 @@ class OutOfBandKill:
 
     def of_scope(self, listed: list[ExecutionReport]) -> list[ExecutionReport]:
         """Return the listed orders that are to go: all, or where the scope is a symbol or strategy, ours of it."""
+        exits = self._exits(report.cl_ord_id for report in listed)
+        listed = [report for report in listed if report.cl_ord_id not in exits]
         if self.whole_accounts:
             return listed
         strategies = self._books.strategies(report.cl_ord_id for report in listed)

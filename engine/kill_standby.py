@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, monotonic_ns
@@ -135,11 +135,14 @@ class Standby:
 
     async def _act(self, press: int, pressed_ns: int) -> None:
         records = [record for record in self._shared.halts() if record["open"]]
-        whole = [record for record in records if record["scope"] == FIRM]
-        kills = [self._kill(record, press, pressed_ns) for record in whole or records]
-        found = await asyncio.gather(*(kill.run() for kill in kills), return_exceptions=True)
+        records = [record for record in records if record["scope"] == FIRM] or records
+        kills: list[OutOfBandKill] = []
+        found = await asyncio.gather(
+            *(self._carry_out(record, press, pressed_ns, kills) for record in records),
+            return_exceptions=True,
+        )
         outcomes: list[Outcome] = []
-        for record, part in zip(whole or records, found, strict=True):
+        for record, part in zip(records, found, strict=True):
             if isinstance(part, BaseException):
                 outcomes.append(Outcome("-", "-", error=f"{record['scope']}: {part}"))
                 continue
@@ -150,14 +153,50 @@ class Standby:
             await asyncio.to_thread(self._shared.sync)
         self._done(Result(press, max((kill.canceled_ms for kill in kills), default=0.0), outcomes))
 
-    def _kill(self, record: Record, press: int, pressed_ns: int) -> OutOfBandKill:
+    async def _carry_out(
+        self, record: Record, press: int, pressed_ns: int, kills: list[OutOfBandKill]
+    ) -> list[Outcome]:
+        """Cancel a scope's orders in the accounts that are known, and in those that came since they were read."""
+
+        def begin(accounts: Accounts) -> asyncio.Task[list[Outcome]]:
+            kills.append(kill := self._kill(record, press, pressed_ns, accounts))
+            return asyncio.create_task(kill.run())
+
+        parts = [begin(self._accounts)]
+        outcomes: list[Outcome] = []
+        try:
+            new = await self._come_since()
+            if any(new):
+                parts.append(begin(new))
+        except Exception as error:  # noqa: BLE001 (whatever goes wrong: it is not known who is missing)
+            text = f"which accounts came last cannot be read: {error}"
+            outcomes.append(Outcome("-", "-", error=text))
+        for part in parts:
+            outcomes += await part
+        return outcomes
+
+    async def _come_since(self) -> Accounts:
+        """Return the accounts that are new, or other than those known: the engine takes them in within a second."""
+        await asyncio.sleep(LOOK_S)  # the cancels for those known leave first
+        if self._config.storage.profile != "servers" and self._stamps() == self._files:
+            return [], {}
+        async with asyncio.timeout(RELOAD_S):
+            accounts, unreadable = await accounts_of(self._home, self._config)
+        known, unknown = self._accounts
+        return (
+            [account for account in accounts if account not in known],
+            {name: text for name, text in unreadable.items() if name not in unknown},
+        )
+
+    def _kill(
+        self, record: Record, press: int, pressed_ns: int, accounts: Accounts
+    ) -> OutOfBandKill:
         scope = record["scope"]
         act = Act(scope, record["reason"], "watchdog")
         pressed = Pressed(0.0, record["at"], press, pressed_ns)
-        kill = OutOfBandKill(
-            self._home, self._config, act, pressed, self._connections, self._accounts
-        )
+        kill = OutOfBandKill(self._home, self._config, act, pressed, self._connections, accounts)
         kill.stands = lambda: self._shared.stands(scope)
+        kill.shared = self._shared
         return kill
 
     # ---- being ready -------------------------------------------------------------------------------------------
@@ -178,14 +217,14 @@ class Standby:
         """Say whether accounts or credentials may be others than were read."""
         if self._config.storage.profile == "servers":
             return monotonic() - self._read_at > SERVERS_RELOAD_S
-        stamps = {path: _stamp(path) for path in self._watched()}
+        stamps = self._stamps()
         changed = stamps != self._files
         self._files = stamps
         return changed
 
-    def _watched(self) -> Sequence[Path]:
+    def _stamps(self) -> dict[Path, tuple[int, int]]:
         names = ("accounts.sqlite3", "accounts.sqlite3-wal", "vault.key")
-        return [self._home.path / name for name in names]
+        return {path: _stamp(path) for path in (self._home.path / name for name in names)}
 
     async def _take_over(self, accounts: Accounts) -> None:
         self._accounts = accounts

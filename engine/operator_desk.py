@@ -61,9 +61,11 @@ class OperatorDesk:
         try:
             # A hung disk must not hold up the cancels.
             async with asyncio.timeout(DURABLE_WITHIN_S if isinstance(command, c.Kill) else None):
-                earlier = await self._engine.journal.commit_command(
-                    command.id, rfc3339(self._engine.clock.now()), body
-                )
+                journal = self._engine.journal
+                # An approval does nothing before its plan is committed: its own row goes with that.
+                first = isinstance(command, c.Approve)
+                note = journal.begin_command if first else journal.commit_command
+                earlier = await note(command.id, rfc3339(self._engine.clock.now()), body)
         except (StoreError, TimeoutError):
             # Getting out must work without the books; everything else waits for them.
             if not isinstance(command, c.Kill | c.CancelOrder | c.CancelOrders):

@@ -112,6 +112,10 @@ class Publisher:
         """Return every row of every table."""
         return {name: self.rows(name) for name in self.makers}
 
+    def keys(self, table: str) -> list[str]:
+        """Return the keys of one table."""
+        return list(self._keys[table]())
+
     def rows(self, table: str) -> list[Row]:
         """Return the rows of one table."""
         make = self.makers[table]

@@ -365,9 +365,11 @@ _PLURAL = {ORDER: "orders", POSITION: "positions", CASH: "cash"}
 def _facts(found: Finding) -> dict[str, Any]:
     return {
         "kind": found.kind,
+        "subject": found.subject,
         "symbol": found.symbol,
         "expected": found.expected,
         "actual": found.actual,
+        "difference": found.difference,
         "code": found.code,
         "text": found.text,
     }

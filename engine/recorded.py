@@ -29,6 +29,17 @@ from engine.stores.journal_rows import (
 )
 
 PositionKey = tuple[str, str]
+LASTING: Final = (
+    "difference",
+    "difference_gone",
+    "adopt",
+    "trip",
+    "trip_over",
+    "tripped",
+    "reviewed",
+    "breaker",
+)
+"""Kinds of the audit trail, beside latches, whose effect may last over midnight."""
 _EVER: Final = ("1970-01-01T00:00:00.000000Z", "9998-12-31T00:00:00.000000Z")
 
 
@@ -69,6 +80,8 @@ class RecordedDay:
     audit: list[Told] = field(default_factory=list)
     latches: dict[str, Told] = field(default_factory=dict)
     """Latches in force at ``begin``, by scope."""
+    standing: list[Told] = field(default_factory=list)
+    """Rows of ``LASTING`` kinds from before ``begin``, in their order."""
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     lines: list[Line] = field(default_factory=list)
 
@@ -153,7 +166,7 @@ def _read(found: RecordedDay) -> RecordedDay:
         found.opening = _positions_before(connection, begin)
         found.fills = [fill_from_row(row) for row in _between(connection, "fills", "at", found)]
         found.audit = list(map(_told, _between(connection, "audit", "at", found)))
-        found.latches = _latches_before(connection, begin)
+        found.latches, found.standing = _standing_before(connection, begin)
         found.notes = {
             row["key"]: orjson.loads(row["value"])
             for row in connection.execute("SELECT key, value FROM facts WHERE kind = ?", (NOTE,))
@@ -207,15 +220,26 @@ def _told(row: sqlite3.Row) -> Told:
     return Told(row["seq"], row["at"], row["kind"], row["account"], orjson.loads(row["facts"]))
 
 
-def _latches_before(connection: sqlite3.Connection, begin: str) -> dict[str, Told]:
-    found: dict[str, Told] = {}
+def _standing_before(
+    connection: sqlite3.Connection, begin: str
+) -> tuple[dict[str, Told], list[Told]]:
+    """Return the latches in force at a moment, and what else of before may still stand."""
+    latches: dict[str, Told] = {}
+    lasting: list[Told] = []
+    marks = ", ".join("?" * len(LASTING))
     rows = connection.execute(
-        "SELECT * FROM audit WHERE kind = 'latch' AND at < ? ORDER BY seq", (begin,)
+        f"SELECT * FROM audit WHERE kind IN ('latch', {marks}) AND at < ? ORDER BY seq",  # noqa: S608 (our own names)
+        (*LASTING, begin),
     )
     for told in map(_told, rows):
-        scope = str(told.facts.get("scope", ""))
-        found[scope] = told
-    return {scope: told for scope, told in found.items() if told.facts.get("state") != "active"}
+        if told.kind == "latch":
+            latches[str(told.facts.get("scope", ""))] = told
+        else:
+            lasting.append(told)
+    standing = {
+        scope: told for scope, told in latches.items() if told.facts.get("state") != "active"
+    }
+    return standing, lasting
 
 
 def _lines(home: Path, day: RecordedDay) -> Iterator[Line]:

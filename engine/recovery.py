@@ -204,13 +204,14 @@ def _doubt(engine: TradingEngine, record: SignalRecord) -> None:
     for order in record.orders.values():
         if order.status not in {OrderStatus.PENDING_NEW, OrderStatus.UNKNOWN}:
             continue
-        order.status = OrderStatus.UNKNOWN
-        order.code = "OUTCOME_UNKNOWN"
-        order.text = "the engine stopped before its outcome was known; it is being looked up"
+        if order.status is OrderStatus.PENDING_NEW:  # else its row, and the audit's, say so already
+            order.status = OrderStatus.UNKNOWN
+            order.code = "OUTCOME_UNKNOWN"
+            order.text = "the engine stopped before its outcome was known; it is being looked up"
+            engine.journal.note_order(order)  # the lists are read from the journal
         order.send_before_ns = mono + int(left * 1e9) if left > 0 else 0
         order.planned_ns = mono
         record.waiting.add(order.cl_ord_id)
-        engine.journal.note_order(order)  # the lists are read from the journal
 
 
 async def _restore_states(engine: TradingEngine, loaded: LoadedState) -> None:

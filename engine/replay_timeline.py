@@ -2,7 +2,8 @@
 
 Exact: signals, plans, orders, fills, positions, latches, notes, commands; an order's answer is placed by the latencies
 its row keeps. From the record of the day (``HOME/days``), to ten seconds and for accounts to a minute: prices, equity,
-accounts, alerts. Not recorded, and empty: queues, rate limits, differences with brokers while they lasted.
+accounts, alerts, limits in use. Kills, differences and controls: ``engine.replay_safety``. Not recorded, and empty:
+queues, rate limits, bars.
 """
 
 from __future__ import annotations
@@ -22,18 +23,23 @@ from engine.model import tables
 from engine.model.enums import OrderStatus
 from engine.model.messages import Fill
 from engine.model.numbers import ZERO, to_text
-from engine.model.order import BUST
+from engine.model.order import BUST, Order
 from engine.model.position import Levels
 from engine.notes import columns as note_columns
 from engine.portfolio.marks import Marks
 from engine.recorded import KeptOrder, RecordedDay, Told, apply_fill
 from engine.recovery import record_from_entry
+from engine.replay_kills import Books
+from engine.replay_rows import accounts_of, bare_account, classes, planned, shown
+from engine.replay_safety import Safety
 from engine.risk.trading_state import FIRM
 from engine.stores.journal_rows import SignalEntry
 from engine.telemetry.latency import Latency
 from engine.views import Row, average, fill_row, money, order_row, position_row, signal_row
 
 LATENCY_EVERY_S: Final = 10.0
+POINT_EVERY_S: Final = 1.0
+"""Between points of profit and loss where only fills tell of it; the engine's own are a second apart, too."""
 _MARGIN_S: Final = 1.0
 
 
@@ -63,6 +69,8 @@ class Timeline:
     ends: float
     changes: list[Change] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    recorded: set[str] = field(default_factory=set)
+    """Tables that only the record of the day tells of, as far as it did."""
 
 
 class _Clock:
@@ -106,14 +114,29 @@ class _Fold:
         self.status: dict[str, OrderStatus] = {}
         self.cum: dict[str, tuple[Decimal, Decimal]] = {}  # quantity and cash
         self.kept = {kept.order.cl_ord_id: kept for kept in day.orders}
+        self.orders = {name: kept.order for name, kept in self.kept.items()}
         self.filled: defaultdict[str, Decimal] = defaultdict(Decimal)  # of the day, by order
         for fill in day.fills:
             self.filled[fill.cl_ord_id] += (
                 -fill.last_qty if fill.exec_id.startswith(BUST) else fill.last_qty
             )
         self.counts: dict[str, dict[str, int]] = {}  # by signal
+        self.unproven: set[str] = set()
         self.working: dict[str, dict[str, int]] = {}  # by account
+        self.accounts = accounts_of(day)
+        self.safety = Safety(
+            Books(
+                self.orders,
+                self.status,
+                self.positions,
+                self.brokers,
+                self.accounts,
+                self._put,
+                lambda: (rfc3339(self.clock.now()), self.clock.at),
+            )
+        )
         self.latency_at = 0.0
+        self.point_due: float | None = None
         self.run_number = 0
 
     def run(self) -> Timeline:
@@ -122,11 +145,14 @@ class _Fold:
         self.clock.at = begins
         self._opening()
         for at, _, happen in happenings:
+            self._point_before(at)
             self.clock.at = at
             happen()
+        self._point_before(float("inf"))
         self._tell_latency()
         self.clock.at += _MARGIN_S
-        return Timeline(self.day, begins, self.clock.at, self.changes, self.worth)
+        recorded = self.safety.recorded
+        return Timeline(self.day, begins, self.clock.at, self.changes, self.worth, recorded)
 
     def _put(self, table: str, key: str, columns: Row | None) -> None:
         self.changes.append(Change(self.clock.at, table, key, columns))
@@ -153,6 +179,8 @@ class _Fold:
             happen = self._told(told)
             if happen is not None:
                 yield seconds(told.at), 2, happen
+            if self.safety.wants(told):
+                yield seconds(told.at), 2, partial(self.safety.take, told)
         for line in day.lines:
             yield seconds(line["at"]), 7, partial(self._line, line)
 
@@ -192,12 +220,9 @@ class _Fold:
         for position in self.positions.values():
             if position.qty:
                 self._position(position.account, position.symbol)
-        accounts = {kept.order.account for kept in self.day.orders} | {
-            fill.account for fill in self.day.fills
-        }
-        accounts |= {account for account, _ in self.positions}
-        for account in sorted(accounts):
-            self._put(tables.ACCOUNTS, account, _bare_account(account))
+        for account in sorted(self.accounts):
+            self._put(tables.ACCOUNTS, account, bare_account(account))
+        self.safety.open(self.day.standing)
         for kept in self.day.orders:
             if rfc3339(kept.order.created_at) < self.day.begin:
                 self._order(kept)
@@ -218,9 +243,7 @@ class _Fold:
 
     def _signal(self, entry: SignalEntry, first: Told | None) -> None:
         signal = signal_from_document(entry.body, entry.body_hash)
-        record = record_from_entry(
-            entry, signal, {name: kept.order for name, kept in self.kept.items()}
-        )
+        record = record_from_entry(entry, signal, self.orders)
         row = signal_row(record)
         counts = self.counts[record.key] = dict.fromkeys(
             (
@@ -238,7 +261,8 @@ class _Fold:
         )
         if first is not None:
             row |= {name: first.facts.get(name) or "" for name in ("state", "code", "message")}
-            counts |= _planned(first)
+            counts |= planned(first)
+            self.safety.reasons(record.key, first, entry.plan.get("reasons", ()))
             row["accounts"] = (
                 int(first.facts.get("intents", 0)) + counts["held"] + counts["refused"]
             )
@@ -248,7 +272,7 @@ class _Fold:
         if not counts["held"]:
             row["hold_expires_at"] = None
         row |= dict.fromkeys(("first_byte_us", "last_byte_us", "last_ack_us"))
-        row |= _shown(counts) | note_columns(self.day.notes, tables.SIGNALS, record.key)
+        row |= shown(counts) | note_columns(self.day.notes, tables.SIGNALS, record.key)
         self._put(tables.SIGNALS, record.key, row)
         self._mark("signal", f"{signal.action.value} {signal.symbol} ({signal.strategy})")
 
@@ -258,12 +282,13 @@ class _Fold:
         counts = self.counts.get(key)
         if counts is None:
             return
-        counts |= _planned(told)
+        counts |= planned(told)
+        self.safety.reasons(key, told, ())
         columns: Row = {name: told.facts.get(name) or "" for name in ("state", "code", "message")}
         columns["accounts"] = int(told.facts.get("intents", 0)) + counts["held"] + counts["refused"]
         if not counts["held"]:
             columns["hold_expires_at"] = None
-        self._put(tables.SIGNALS, key, columns | _shown(counts))
+        self._put(tables.SIGNALS, key, columns | shown(counts))
 
     def _measured(self, entry: SignalEntry) -> None:
         trace = entry.trace or {}
@@ -340,6 +365,8 @@ class _Fold:
         )
         if before is status:
             return
+        self.safety.order_moved(order, status)
+        self._unknown(order, status)
         of_account = self.working.setdefault(order.account, {"open_orders": 0, "unknown_orders": 0})
         signal = f"{order.source}/{order.signal_id}"
         counts = {} if order.parent else self.counts.get(signal, {})
@@ -349,12 +376,28 @@ class _Fold:
                 continue
             of_account["open_orders"] += step * one.working
             of_account["unknown_orders"] += step * (one is OrderStatus.UNKNOWN)
-            for name in _classes(one) if counts else ():
+            for name in classes(one) if counts else ():
                 counts[name] += step
         if of_account != account_was:
             self._put(tables.ACCOUNTS, order.account, dict(of_account))
         if counts != counts_were:
-            self._put(tables.SIGNALS, signal, _shown(counts))
+            self._put(tables.SIGNALS, signal, shown(counts))
+
+    def _unknown(self, order: Order, status: OrderStatus) -> None:
+        """Keep an order among the unknown ones while it is; what was known of it then is not recorded."""
+        key = order.cl_ord_id
+        if status is OrderStatus.UNKNOWN:
+            known: Row = dict.fromkeys(tables.COLUMNS[tables.UNKNOWN])
+            known |= order_row(order, self.brokers.get(order.account, ""))
+            known |= {
+                "status": status.value, "may_resend": False, "said": "",
+                "updated_at": rfc3339(self.clock.now()),
+            }  # fmt: skip
+            self._put(tables.UNKNOWN, key, known)
+            self.unproven.add(key)
+        elif key in self.unproven:
+            self.unproven.discard(key)
+            self._put(tables.UNKNOWN, key, None)
 
     # ---- fills and positions -----------------------------------------------------------------------------------
 
@@ -369,8 +412,8 @@ class _Fold:
             self.marks.set(fill.symbol, fill.last_px)
         self._position(fill.account, fill.symbol)
         self._fill_order(fill)
-        if not self.day.lines:
-            self._point(None)
+        if not self.day.lines and self.point_due is None:
+            self.point_due = self.clock.at + POINT_EVERY_S
 
     def _fill_order(self, fill: Fill) -> None:
         kept = self.kept.get(fill.cl_ord_id)
@@ -395,6 +438,14 @@ class _Fold:
         row = position_row(position, self.marks, self.clock.now())
         row |= note_columns(self.day.notes, tables.POSITIONS, row["key"])
         self._put(tables.POSITIONS, row["key"], row)
+        self.safety.position_moved(account)
+
+    def _point_before(self, at: float) -> None:
+        """Write the second's point of profit and loss that is due before a moment: fills come by the hundred."""
+        due = self.point_due
+        if due is not None and due <= at:
+            self.point_due, self.clock.at = None, due
+            self._point(None)
 
     def _point(self, equity: str | None) -> None:
         realised = unrealised = ZERO
@@ -452,6 +503,7 @@ class _Fold:
 
     def _put_alert(self, key: str, row: Row) -> None:
         self._put(tables.ALERTS, key, {**row, "id": key})
+        self.safety.alert(row)
         if row["severity"] != "info" and row["count"] == 1:
             self._mark("alert", f"{row['code']} {row['text']}"[:160])
 
@@ -469,58 +521,14 @@ class _Fold:
         for account, columns in (line.get("accounts") or {}).items():
             if "broker" in columns:
                 self.brokers[account] = columns["broker"]
+            self.accounts.add(account)
             self._put(tables.ACCOUNTS, account, columns)
         for row in line.get("alerts") or ():
             self._put_alert(f"{self.run_number}.{row['id']}", row)
+        self.safety.line(line)
         figures = line.get("pnl") or {}
         self._point(figures.get("equity"))
         known = {
             symbol: to_text(self.marks.price(symbol) or ZERO) for symbol in self.marks.symbols()
         }
         self._put(tables.ENGINE, "engine", {**figures, "prices": known})
-
-
-def _planned(told: Told) -> dict[str, int]:
-    """Return how many accounts a plan held, passed over and refused."""
-    counts = {"held": int(told.facts.get("held", 0)), "skipped": 0, "refused": 0}
-    for how, _, count in told.facts.get("reasons", ()):
-        counts[how if how in counts else "refused"] += int(count)
-    return counts
-
-
-def _shown(counts: dict[str, int]) -> Row:
-    """Return the counts as the row of a signal has them."""
-    row: Row = {name: count for name, count in counts.items() if name != "denied"}
-    row["refused"] += counts["denied"]
-    return row
-
-
-_SENT: Final = frozenset(
-    set(OrderStatus) - {OrderStatus.PENDING_NEW, OrderStatus.DENIED, OrderStatus.UNKNOWN}
-)
-
-
-def _classes(status: OrderStatus) -> list[str]:
-    """Return which counts of its signal an order of this status is in."""
-    named = {
-        OrderStatus.DENIED: "denied", OrderStatus.UNKNOWN: "unknown", OrderStatus.FILLED: "filled",
-        OrderStatus.REJECTED: "rejected",
-    }  # fmt: skip
-    found = [named[status]] if status in named else []
-    if status in _SENT:
-        found.append("sent")
-    if status.working and status is not OrderStatus.UNKNOWN:
-        found.append("working")
-    return found
-
-
-def _bare_account(account: str) -> Row:
-    """Return a row of an account of which only its trades are known."""
-    row: Row = dict.fromkeys(tables.COLUMNS[tables.ACCOUNTS])
-    return row | {
-        "id": account, "name": "", "broker": "", "environment": "", "active": True, "tags": [], "strategies": ["*"],
-        "symbols": ["*"], "approval": "auto", "sizing": {}, "limits": {}, "connection": "connected",
-        "connection_text": "as recorded", "state": "active", "open_orders": 0, "unknown_orders": 0, "rejects": 0,
-        "queue": 0, "todo": "", "logs_in": False, "differences": 0, "external_orders": 0, "last_error": "",
-        "positions": 0,
-    }  # fmt: skip

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -47,6 +48,7 @@ CONNECT_WITHIN_S: Final = 60.0
 ANSWER_WITHIN_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 1.0
 """Of the run's own time between two signals, however long it was on the day."""
+_FIRM: Final = "VOLLEY_LIMITS__"
 _AGAIN: Final = frozenset(
     {"approve", "reject", "force", "pause", "resume", "close_position", "set_stops", "flatten", "cancel_order"}
 )  # fmt: skip
@@ -69,7 +71,10 @@ _PACE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RerunPlan:
-    """What to run. ``speed``: how much faster than recorded the signals come."""
+    """What to run. ``speed``: how much faster than recorded the signals come.
+
+    ``limits``: of every account, in the place of its own (``None``: no such limit).
+    """
 
     place: Path
     day: date
@@ -78,6 +83,7 @@ class RerunPlan:
     accounts: Path | None = None
     speed: float = 60.0
     cash: Decimal = Decimal(100_000)
+    limits: Mapping[str, str | int | None] = field(default_factory=dict)
 
 
 class RecordedClock:
@@ -125,7 +131,7 @@ async def rerun(plan: RerunPlan, progress: Callable[[int, int], None] | None = N
         raise ConfigError(f"--day {plan.day}: no signal is recorded on it")
     with tempfile.TemporaryDirectory(prefix="volley-rerun-", ignore_cleanup_errors=True) as folder:
         home = Home(Path(folder) / "home")
-        accounts = _accounts(plan, then.place.parent)
+        accounts = [_with(plan.limits, one) for one in _accounts(plan, then.place.parent)]
         async with _running(plan, home, then, accounts) as run:
             await _play(run, plan.speed, progress)
             refused = run.refused
@@ -151,6 +157,16 @@ def _accounts(plan: RerunPlan, home: Path) -> list[dict[str, Any]]:
         if not isinstance(document, dict) or not isinstance(document.get("id"), str):
             raise ConfigError("--accounts: expected objects, each with an id")
     return documents
+
+
+def _with(limits: Mapping[str, str | int | None], document: dict[str, Any]) -> dict[str, Any]:
+    """Return an account's document with some limits changed."""
+    own = document.get("limits") or {}
+    if not limits or not isinstance(own, dict):
+        return document
+    changed = {**own, **limits}
+    kept = {name: value for name, value in changed.items() if value is not None}
+    return {**document, "limits": kept}
 
 
 def _stored(path: Path) -> list[dict[str, Any]]:
@@ -396,5 +412,13 @@ def _notes(
         notes.append(
             f"{orders_by_hand} orders were made by hand; closes and stops are given again, others are not."
         )
+    changed = [(name, "none" if value is None else value) for name, value in plan.limits.items()]
+    if changed:
+        named = ", ".join(f"{name} {value}" for name, value in changed)
+        notes.insert(0, f"Limits of every account in the run: {named}.")
+    firm = [(name, os.environ[name]) for name in sorted(os.environ) if name.startswith(_FIRM)]
+    if firm:
+        named = ", ".join(f"{name.removeprefix(_FIRM).lower()} {value}" for name, value in firm)
+        notes.insert(0, f"Limits of the firm given by the environment: {named}.")
     notes += [f"Not taken in the run: {text}" for text in refused[:20]]
     return notes

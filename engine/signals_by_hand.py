@@ -277,10 +277,19 @@ def _staged(
         return chosen, []
     if canary not in chosen:
         raise CommandRefused("NOT_HELD", f"the canary {canary} is not among the accounts approved")
-    if record.waiting_rest:
-        text = f"{record.key} waits for the canary {record.stage.canary if record.stage else ''}"
-        raise CommandRefused("CANARY", f"{text} already")
+    if record.stage is not None:
+        _refuse_a_second(record, record.stage)
     return [canary], [account for account in chosen if account != canary]
+
+
+def _refuse_a_second(record: SignalRecord, stage: Stage) -> None:
+    """Refuse another release behind a canary while one goes on: who halts that one's rest after rejects?"""
+    text = f"the release of {record.key} behind the canary {stage.canary} goes on"
+    if stage.waits:
+        raise CommandRefused("CANARY", f"{text}: {len(stage.rest)} wait for its fill")
+    if left := stage.unanswered(record.orders):
+        text = f"{text}: {left} of {len(stage.sent)} are not answered yet"
+        raise CommandRefused("CANARY", f"{text}; wait, or approve without a canary")
 
 
 def changed(signal: Signal, command: c.Approve | c.Preview) -> Signal:

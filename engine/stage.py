@@ -56,6 +56,13 @@ class Stage:
             if account in orders
         )
 
+    def unanswered(self, orders: dict[str, Order]) -> int:
+        """Return how many of the rest their brokers have not answered: they may still be rejected, or come back."""
+        open_states = {OrderStatus.PENDING_NEW, OrderStatus.UNKNOWN}
+        return sum(
+            orders[account].status in open_states for account in self.sent if account in orders
+        )
+
     def end(self, phase: Phase, text: str) -> None:
         """Go to another phase, and say why."""
         self.phase, self.text = phase, text

@@ -286,6 +286,7 @@ def columns(desk: Desk, in_use: InUse) -> tuple[Column, ...]:
                about="How full the fullest of its limits is; hover for all"),
         Column("rate_left", "Rate left", 84, "bar", text=lambda row: _rate(row, quiet(row)), raw=rate_share,
                tone=lambda row: "warn" if _held_up(row, quiet(row)) else "muted", bar=rate_share, tip=_tip,
+               live=True,
                about="Entries its limits would let leave at once, of those they allow while nothing has left lately;"
                " ▲ orders wait for it, or its broker asked for quiet"),
         Column("session", "Session", 70, text=lambda row: _session(left(row)), raw=left, live=True,

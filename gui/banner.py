@@ -42,7 +42,8 @@ class Banner(QWidget):
         line = QHBoxLayout(self)
         line.setContentsMargins(14, 5, 10, 5)
         line.setSpacing(12)
-        line.addWidget(self._text, 1)
+        line.addWidget(self._text)
+        line.addStretch(1)
         line.addWidget(self._more)
         line.addWidget(self._button)
         self.visible_changed: Callable[[bool], None] = lambda _on: None
@@ -63,9 +64,11 @@ class Banner(QWidget):
         if not known:
             self.shown = ""
             return
-        self.shown = known[0]
+        another, self.shown = known[0] != self.shown, known[0]
         worst = self.conditions[self.shown]
         self._text.setText(worst.text)
+        if another:
+            self._text.hold()
         self.setAccessibleDescription(worst.text)
         self._more.setText(f"+{len(known) - 1} more" if len(known) > 1 else "")
         self._button.setVisible(bool(worst.button))

@@ -31,6 +31,9 @@ CAPS: dict[str, int] = {
 }
 """The most rows kept here; the oldest leave first (the engine's lists still have them)."""
 
+PULSE = frozenset((tables.ENGINE, tables.LATENCY, tables.PNL, tables.BARS))
+"""Tables that tell how things go, every second; no command may or may not run because of them."""
+
 Rows = dict[str, Row]
 Changes = Callable[[Iterable[str], Iterable[str]], None]
 """Takes changed and removed keys of one table."""
@@ -84,6 +87,8 @@ class Store(QObject):
         self.link_text = "Starting…"
         self.meter = FrameMeter()
         self.changes_seen = 0
+        self.news = 0  # how often something was told: rows, a snapshot, the state of the link
+        self.matters = 0  # the same without what no command depends on
         self.recorded = False  # a recorded day: its time stands still between two moments
         self._watches: dict[str, list[Watch]] = {}
         self._dirty: dict[str, dict[str, None]] = {}
@@ -92,6 +97,7 @@ class Store(QObject):
         self._heard_at: float | None = None
         self._engine_clock: tuple[float, float] | None = None
         self._frame_at: float | None = None
+        self._framed_at = float("-inf")
         self._timer = QTimer(self)
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.setInterval(FRAME_MS)
@@ -102,6 +108,7 @@ class Store(QObject):
     def on_snapshot(self, snapshot: dict[str, list[Row]]) -> None:
         """Replace everything known."""
         self._heard()
+        self._told()
         self._dirty.clear()
         self._removed.clear()
         for name, key in tables.KEYS.items():
@@ -118,6 +125,7 @@ class Store(QObject):
     def on_batch(self, changes: dict[str, list[Row]], removed: dict[str, list[str]]) -> None:
         """Take changed rows and removed keys; they are shown with the next frame."""
         self._heard()
+        self._told(PULSE.issuperset(changes) and not removed)
         for name, changed in changes.items():
             key = tables.KEYS.get(name)
             if key is None:
@@ -144,6 +152,7 @@ class Store(QObject):
         """Take the state of the link; rows are stale unless it is connected."""
         self.link = state
         self.link_text = text
+        self._told()
         if state is ConnectionState.CONNECTED:
             self._heard()
         self.link_changed.emit()
@@ -151,6 +160,7 @@ class Store(QObject):
     def put_local(self, table: str, row: Row) -> None:
         """Show a row of the desk's own among the engine's; it lasts until the next snapshot."""
         key = row[tables.KEYS[table]]
+        self._told()
         self.tables[table][key] = row
         self._dirty.setdefault(table, {})[key] = None
         self.wake()
@@ -168,10 +178,11 @@ class Store(QObject):
         self.wake()
 
     def wake(self) -> None:
-        """Start the frame pump, if it rests."""
+        """Start the frame pump, if it rests: at once when the last frame is long over, else at the usual pace."""
         if not self._timer.isActive():
+            rested = (monotonic() - self._framed_at) * 1e3 >= FRAME_MS
             self._frame_at = None
-            self._timer.start()
+            self._timer.start(0 if rested else FRAME_MS)
 
     def rows(self, table: str) -> Rows:
         """Return a table's rows by key; not to be changed."""
@@ -210,6 +221,10 @@ class Store(QObject):
     def _heard(self) -> None:
         self._heard_at = monotonic()
 
+    def _told(self, pulse: bool = False) -> None:
+        self.news += 1
+        self.matters += not pulse
+
     def _set_engine_clock(self) -> None:
         stamp = epoch(self.engine.get("now"))
         if stamp is not None:
@@ -235,6 +250,9 @@ class Store(QObject):
         started = perf_counter()
         interval = None if self._frame_at is None else (started - self._frame_at) * 1e3
         self._frame_at = started
+        self._framed_at = monotonic()
+        if self._timer.interval() != FRAME_MS:
+            self._timer.setInterval(FRAME_MS)
         dirty, self._dirty = self._dirty, {}
         removed, self._removed = self._removed, {}
         for name in dirty.keys() | removed.keys():

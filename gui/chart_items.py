@@ -21,6 +21,7 @@ from gui.theme import active
 Array = Any  # numpy.ndarray of float64
 LEFT = Qt.MouseButton.LeftButton
 BODY = 0.7  # of a bar's width
+FAINT = 120  # of 255: how much of a line's colour
 
 
 class Plot(pg.PlotWidget):  # type: ignore[misc]
@@ -244,11 +245,14 @@ class LevelLine(pg.InfiniteLine):  # type: ignore[misc]
         style = Qt.PenStyle.DashLine if self.dashed else Qt.PenStyle.SolidLine
         if self.moving or self.waiting:
             style = Qt.PenStyle.DotLine
-        self.setPen(pg.mkPen(color, width=1, style=style))
+        full = self.moving or self.waiting or theme.tokens.name.startswith("contrast")
+        # Lines pass by others' labels: what these say is to be read first.
+        line = theme.color(self.tone, 255 if full else FAINT)
+        self.setPen(pg.mkPen(line, width=1, style=style))
         self.setHoverPen(pg.mkPen(theme.colors["text"], width=1))
         self.label.setColor(color)
         self.label.fill = pg.mkBrush(theme.colors["raised"])
-        self.label.border = pg.mkPen(color)
+        self.label.border = pg.mkPen(line)
         self.label.textItem.setFont(theme.font(11))
         self.label.update()
 

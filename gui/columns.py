@@ -34,14 +34,19 @@ SIDE_TONES = {
 }
 
 
+def _alone(more: dict[str, Any]) -> bool:
+    """Say whether a column of one field is still made of that alone, with what a table gave it besides."""
+    return not more.keys() & {"text", "tone", "bar"}
+
+
 def text(key: str, title: str, width: int, **more: Any) -> Column:
     """Return a column of plain text."""
-    return Column(key, title, width, **more)
+    return Column(key, title, width, alone=_alone(more), **more)
 
 
 def quiet(key: str, title: str, width: int, **more: Any) -> Column:
     """Return a column of plain text in muted ink."""
-    return Column(key, title, width, tone=lambda _row: "muted", **more)
+    return Column(key, title, width, tone=lambda _row: "muted", alone=_alone(more), **more)
 
 
 def stamp(key: str, title: str, **more: Any) -> Column:
@@ -53,13 +58,22 @@ def stamp(key: str, title: str, **more: Any) -> Column:
         text=lambda row: fmt.Times.clock(row.get(key)),
         tone=lambda _row: "muted",
         tip=lambda row: fmt.Times.full(row.get(key)),
+        alone=_alone(more),
         **more,
     )
 
 
 def price(key: str, title: str, width: int = 84, **more: Any) -> Column:
     """Return a column of prices."""
-    return Column(key, title, width, "number", text=lambda row: fmt.price(row.get(key)), **more)
+    return Column(
+        key,
+        title,
+        width,
+        "number",
+        text=lambda row: fmt.price(row.get(key)),
+        alone=_alone(more),
+        **more,
+    )
 
 
 def average(key: str, title: str, width: int = 84, **more: Any) -> Column:
@@ -71,6 +85,7 @@ def average(key: str, title: str, width: int = 84, **more: Any) -> Column:
         "number",
         text=lambda row: fmt.average_price(row.get(key)),
         tip=lambda row: fmt.price(row.get(key)),
+        alone=_alone(more),
         **more,
     )
 
@@ -85,6 +100,7 @@ def quantity(key: str, title: str, width: int = 76, **more: Any) -> Column:
         text=lambda row: fmt.short_quantity(row.get(key)),
         tip=lambda row: fmt.quantity(row.get(key)),
         total="symbol",
+        alone=_alone(more),
         **more,
     )
 
@@ -92,7 +108,14 @@ def quantity(key: str, title: str, width: int = 76, **more: Any) -> Column:
 def money(key: str, title: str, width: int = 96, **more: Any) -> Column:
     """Return a column of amounts."""
     return Column(
-        key, title, width, "number", text=lambda row: fmt.money(row.get(key)), total="all", **more
+        key,
+        title,
+        width,
+        "number",
+        text=lambda row: fmt.money(row.get(key)),
+        total="all",
+        alone=_alone(more),
+        **more,
     )
 
 
@@ -106,6 +129,7 @@ def pnl(key: str, title: str, width: int = 92, **more: Any) -> Column:
         text=lambda row: fmt.pnl(row.get(key)),
         tone=lambda row: fmt.tone_of(row.get(key)),
         total="all",
+        alone=_alone(more),
         **more,
     )
 
@@ -120,6 +144,7 @@ def count(key: str, title: str, width: int = 52, tone: str = "", **more: Any) ->
         text=lambda row: fmt.quiet_count(row.get(key)),
         tone=lambda row: tone if row.get(key) else "muted",
         total="all",
+        alone=_alone(more),
         **more,
     )
 
@@ -133,6 +158,7 @@ def micros(key: str, title: str, width: int = 76, **more: Any) -> Column:
         "number",
         text=lambda row: "" if row.get(key) is None else fmt.micros(row.get(key)),
         tone=lambda _row: "muted",
+        alone=_alone(more),
         **more,
     )
 
@@ -145,6 +171,7 @@ def side(key: str = "side", title: str = "Side", width: int = 70, **more: Any) -
         width,
         text=lambda row: fmt.side(row.get(key)),
         tone=lambda row: SIDE_TONES.get(str(row.get(key)), ""),
+        alone=_alone(more),
         **more,
     )
 
@@ -162,7 +189,13 @@ def chip(
         return f"{mark} {fmt.words(value)}" if mark else fmt.words(value)
 
     return Column(
-        key, title, width, "chip", text=write, tone=lambda row: tones.get(str(row.get(key)), "")
+        key,
+        title,
+        width,
+        "chip",
+        text=write,
+        tone=lambda row: tones.get(str(row.get(key)), ""),
+        alone=True,
     )
 
 
@@ -174,6 +207,7 @@ def code(key: str = "code", title: str = "Reason", width: int = 130) -> Column:
         width,
         text=lambda row: code_title(row.get(key)),
         tone=lambda _row: "muted",
+        alone=True,
         tip=explain,
         about="Why not, in a word; hover for the sentence and what it means.",
     )

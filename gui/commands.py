@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ SAFE = 0  # runs at once
 UNDOABLE = 1
 CONFIRM = 2  # asks, with facts; the safe button has the focus
 HOLD = 3  # asks to hold a button
+SETTLE_AGAIN = 8  # of half a second
 
 
 @dataclass(slots=True)
@@ -59,12 +61,22 @@ class Tasks:
     def __init__(self, notifier: Notifier) -> None:
         self._notifier = notifier
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopped = False
 
     def spawn(self, work: Work, title: str) -> None:
-        """Run ``work``; a refusal or a failure is said under ``title``."""
-        task = asyncio.get_running_loop().create_task(self._guard(work, title), name=title)
+        """Run ``work``; a refusal or a failure is said under ``title``. Once stopped, nothing is begun any more."""
+        # Qt hands out events also while asyncio's loop rests between two runs.
+        with suppress(RuntimeError):
+            self._loop = asyncio.get_running_loop()
+        if self._stopped or self._loop is None or self._loop.is_closed():
+            work.close()
+            return
+        task = self._loop.create_task(self._guard(work, title), name=title)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # One cancelled before its first step never came to its work.
+        task.add_done_callback(lambda _task: work.close())
 
     async def _guard(self, work: Work, title: str) -> None:
         try:
@@ -77,6 +89,7 @@ class Tasks:
 
     async def stop(self) -> None:
         """Cancel what still runs and wait for its end."""
+        self._stopped = True
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -94,6 +107,8 @@ class Registry(QObject):
         self._start = start
         self.commands: dict[str, Command] = {}
         self.actions: dict[str, QAction] = {}
+        self._told = -1
+        self._settled = 0
         self.chosen_keys: dict[str, str] = {}
         """Keys a person chose, by command; read before the first command is added."""
 
@@ -168,6 +183,17 @@ class Registry(QObject):
             if command.checked is not None and action.isChecked() != command.checked():
                 action.setChecked(command.checked())
         self.refreshed.emit()
+
+    def settle(self, told: int) -> None:
+        """Refresh if more was told since; at every eighth call in any case, for what nobody tells."""
+        self._settled += 1
+        if told != self._told or self._settled >= SETTLE_AGAIN:
+            self._told, self._settled = told, 0
+            self.refresh()
+
+    def unsettle(self) -> None:
+        """Refresh when next asked to settle (the focus is elsewhere)."""
+        self._told = -1
 
     def restyle(self) -> None:
         """Redraw icons in the colours of the theme."""

@@ -16,6 +16,7 @@ from gui import formatting as fmt
 from gui.commands import Command, Registry
 from gui.pace import Pace
 from gui.panel import CHARTS_AFTER_MS
+from gui.time_chart import TimeChart
 
 ROOM = 0.02
 LOOKS = tuple(
@@ -35,7 +36,7 @@ class Curve:
     ys: Sequence[float]
 
 
-class CurveView(QWidget):
+class CurveView(TimeChart, QWidget):
     """``axis`` makes the left axis (from ``gui.charts``), ``write`` writes a value for people."""
 
     read = Signal(str)  # what is under the pointer; empty when it has left
@@ -53,10 +54,7 @@ class CurveView(QWidget):
         self._axis = axis
         self._write = write
         self.curves: list[Curve] = []
-        self.follow = True
         self.zero = False
-        self.plot: Any = None
-        self._span: float | None = None  # seconds in sight; None: everything
         self._items: list[tuple[Any, Any]] = []
         self.pace = Pace(lambda: self.plot.cost_ms if self.plot is not None else 0.0, work_ms)
         self._page = QVBoxLayout(self)
@@ -64,25 +62,11 @@ class CurveView(QWidget):
 
     def commands(self, registry: Registry, name: str, title: str, scope: QWidget) -> None:
         """Register what can be done here with the keyboard, as ``name.follow`` and so on."""
-        group = f"{title} chart"
-
-        def there() -> bool:
-            return self.plot is not None
-
-        registry.add_all([
-            Command(f"{name}.follow", f"{title}: follow the newest value", self.toggle_follow, "chart live", "End",
-                    group, scope=scope, checked=lambda: self.follow, about="Keep the newest value in sight"),
-            Command(f"{name}.zoom_in", f"{title}: zoom in", lambda: self.zoom(0.7), "chart", "+ | =", group,
-                    scope=scope, enabled=there),
-            Command(f"{name}.zoom_out", f"{title}: zoom out", lambda: self.zoom(1 / 0.7), "chart", "-", group,
-                    scope=scope, enabled=there),
-            Command(f"{name}.all", f"{title}: show everything", self.show_all, "chart reset zoom", "Home", group,
-                    scope=scope, enabled=there),
-            Command(f"{name}.left", f"{title}: move left", lambda: self.pan(-0.25), "chart pan", "Left", group,
-                    scope=scope, enabled=there),
-            Command(f"{name}.right", f"{title}: move right", lambda: self.pan(0.25), "chart pan", "Right", group,
-                    scope=scope, enabled=there),
-        ])  # fmt: skip
+        everything = Command(
+            f"{name}.all", f"{title}: show everything", self.show_all, "chart reset zoom", "Home", f"{title} chart",
+            scope=scope, enabled=lambda: self.plot is not None,
+        )  # fmt: skip
+        registry.add_all([*self.moving_commands(name, title, "value", scope), everything])
 
     def showEvent(self, event: QShowEvent) -> None:
         """Build the chart the first time it is seen."""
@@ -94,23 +78,15 @@ class CurveView(QWidget):
         """Make the plot now, unless it is there."""
         if self.plot is not None:
             return
-        from PySide6.QtCore import Qt
-
         from gui import charts
 
-        self.plot = charts.plot(
+        plot = self.make_plot(
             self.accessibleName(), {"bottom": charts.time_axis(), "left": self._axis()}
         )
-        self.plot.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        self.plot.setMouseEnabled(x=True, y=False)
-        box = self.plot.getPlotItem().vb
-        box.disableAutoRange()
-        box.sigRangeChangedManually.connect(self._on_hand)
-        box.sigXRangeChanged.connect(lambda *_: self._fit_height())
-        self._zero = self.plot.addLine(y=0, pen=charts.pen("edge", dashed=True))
-        self._line, self._label = charts.cross(self.plot)
-        self.plot.scene().sigMouseMoved.connect(self._on_pointer)
-        self._page.addWidget(self.plot)
+        self._zero = plot.addLine(y=0, pen=charts.pen("edge", dashed=True))
+        self._line, self._label = charts.cross(plot)
+        plot.scene().sigMouseMoved.connect(self._on_pointer)
+        self._page.addWidget(plot)
         self.draw()
 
     # --- drawing ------------------------------------------------------------------------------
@@ -144,7 +120,7 @@ class CurveView(QWidget):
         self._zero.setVisible(self.zero and bool(self.curves))
         if self.follow and self.curves:
             self._glue()
-        self._fit_height()
+        self.fit_height()
 
     def _ends(self) -> tuple[float, float]:
         first = min(curve.xs[0] for curve in self.curves)
@@ -157,7 +133,7 @@ class CurveView(QWidget):
         room = span * (0.14 if len(self.curves) > 1 else ROOM)  # for the names
         self.plot.setXRange(last + room - span, last + room, padding=0)
 
-    def _fit_height(self) -> None:
+    def fit_height(self) -> None:
         """Scale to what is in sight, and put the names at its right end."""
         left, right = self.plot.viewRange()[0]
         lows, highs, ends = [], [], []
@@ -209,39 +185,23 @@ class CurveView(QWidget):
 
     # --- moving about -------------------------------------------------------------------------
 
-    def _on_hand(self, *_: Any) -> None:
-        left, right = self.plot.viewRange()[0]
-        self._span = float(right - left)
-        self.follow = bool(self.curves) and bool(right >= self._ends()[1])
-        self.moved.emit()
+    def newest(self) -> float | None:
+        """Return the newest moment of all curves."""
+        return self._ends()[1] if self.curves else None
 
-    def toggle_follow(self) -> None:
-        """Keep the newest value in sight, or let it go."""
-        self.follow = not self.follow
+    def redraw(self) -> None:
+        """Draw now."""
         self.draw()
+
+    def handled(self) -> None:
+        """Tell that somebody has moved it."""
+        self.moved.emit()
 
     def show_all(self) -> None:
         """Show everything, and follow."""
         self._span, self.follow = None, True
         self.draw()
         self.moved.emit()
-
-    def zoom(self, factor: float) -> None:
-        """Show ``factor`` times as much time, around the newest value while it is followed."""
-        left, right = self.plot.viewRange()[0]
-        anchor = right if self.follow else (left + right) / 2
-        self.plot.setXRange(
-            anchor - (anchor - left) * factor, anchor + (right - anchor) * factor, padding=0
-        )
-        left, right = self.plot.viewRange()[0]
-        self._span = float(right - left)
-
-    def pan(self, share: float) -> None:
-        """Move by a share of what is in sight."""
-        left, right = self.plot.viewRange()[0]
-        by = share * (right - left)
-        self.plot.setXRange(left + by, right + by, padding=0)
-        self._on_hand()
 
     def restyle(self) -> None:
         """Take the theme's colours."""

@@ -86,8 +86,10 @@ class DockTitle(QWidget):
         The docks' layouts ask for it a hundred times for every step of theirs: it is kept until a tool changes.
         """
         if self._hint is None:
-            least = super().minimumSizeHint()
-            spare = sum(_least(tool) for tool in self._movable() if not tool.isHidden())
+            least, gap = super().minimumSizeHint(), self._line.spacing()
+            spare = sum(_least(tool) + gap for tool in self._movable() if not tool.isHidden())
+            if spare and self.more.isHidden():
+                spare -= _least(self.more) + gap
             self._hint = QSize(max(least.width() - spare, active().px(200)), least.height())
         return self._hint
 

@@ -125,7 +125,7 @@ def _write(value: Decimal, places: int | None) -> str:
     return _group(whole) + (Numbers.decimal + fraction if fraction else "")
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4_096)  # a few screens: prices come and never return
 def decimal_text(text: str, places: int | None = None, signed: bool = False) -> str:
     """Write decimal text for people: ``places`` fixed decimals or as given, ``signed`` with a plus."""
     try:
@@ -235,12 +235,24 @@ def age(seconds: float | None) -> str:
     return f"{whole // 86_400} d {whole % 86_400 // 3_600:02d} h"
 
 
+def whole_age(seconds: float | None) -> str:
+    """Write how old something is in whole seconds: ``< 1 s``, ``4 s``, ``12 s``."""
+    if seconds is None or seconds >= 9.95:
+        return age(seconds)
+    return f"{int(seconds)} s" if seconds >= 1 else "< 1 s"
+
+
+def in_tenths(text: str) -> bool:
+    """Say whether an age is written with tenths of a second: it is another one several times a second."""
+    return text.endswith(" s") and Numbers.decimal in text
+
+
 def countdown(seconds: float | None) -> str:
     """Write what is left of a time limit."""
     return NONE if seconds is None or seconds <= 0 else age(seconds)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=32_768)  # the stamps of the longest table: sorting asks for each
 def epoch(stamp: str | None) -> float | None:
     """Read an RFC 3339 stamp as seconds since 1970, or ``None``."""
     if not stamp:
@@ -295,10 +307,15 @@ class Times:
     @classmethod
     def now(cls) -> str:
         """Write the time of day now, with its zone."""
-        return f"{cls.there(datetime.now(UTC)):%H:%M:%S %Z}"
+        return cls.of(datetime.now(UTC))
+
+    @classmethod
+    def of(cls, moment: datetime) -> str:
+        """Write the time of day of a moment, with its zone."""
+        return f"{cls.there(moment):%H:%M:%S %Z}"
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=4_096)
 def clock_text(stamp: str | None, zone: tzinfo | None, millis: bool) -> str:
     """Write the time of day of a stamp in a zone; ``None``: this machine's."""
     seconds = epoch(stamp)

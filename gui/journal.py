@@ -27,6 +27,12 @@ def commands(desk: Desk, home: Path) -> list[Command]:
         Command("journal.replay", "Open a recorded day…", lambda: desk.ask("recording", home=home),
                 "replay scrub journal history", "", group, CONFIRM,
                 about="Show a day of this home, or of a copy of a journal, in a window of its own"),
+        Command("journal.rerun", "Run a day again…", lambda: desk.ask("rerun", home=home),
+                "replay what if other limits rules simulate backtest", "", group, CONFIRM,
+                about="A recorded day with other limits on the simulated venue, in a process of its own"),
+        Command("journal.compare", "Compare a rerun with its day…", lambda: desk.ask("comparison", home=home),
+                "replay side by side then now difference result", "", group, CONFIRM,
+                about="Orders, fills and latency of a day and of its rerun, side by side"),
     ]  # fmt: skip
 
 

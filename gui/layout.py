@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import cast
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QMainWindow, QTabBar
+from PySide6.QtWidgets import QLayout, QMainWindow, QTabBar
 
 from gui.dock import PanelDock
 
@@ -17,9 +18,11 @@ Docks = dict[str, PanelDock]
 def arrange(window: QMainWindow, docks: Docks, preset: str) -> None:
     """Put the docks where a preset wants them."""
     for dock in docks.values():
-        dock.setFloating(False)
+        if dock.isFloating():  # asked in vain, Qt hides and shows it all the same
+            dock.setFloating(False)
         window.removeDockWidget(dock)
     {"latency": _latency, "review": _review, "risk": _risk}.get(preset, _trade)(window, docks)
+    cast("QLayout", window.layout()).activate()
     shape_tabs(window)
 
 
@@ -59,8 +62,11 @@ def _place(
     }
     for name in docks.keys() - heads:  # a panel this preset does not know lies behind the others
         window.tabifyDockWidget(docks[right[-1][0].split("+")[0]], docks[name])
+    whole = cast("QLayout", window.layout())
+    whole.setEnabled(False)  # or each dock shown has all of them laid out once more
     for dock in docks.values():
         dock.show()
+    whole.setEnabled(True)
     for entry in [entry for block in (rows, right) for line in block for entry in line]:
         docks[entry.split("+")[0]].raise_()
 

@@ -19,6 +19,12 @@ from gui.commands import CONFIRM
 from gui.desk import Desk
 
 TONES = {lv.STOP: "neg", lv.TARGET: "pos", lv.ENTRY: "muted", lv.ORDER: "accent"}
+REACH = 3.0  # heights of the candles, to which the range stretches for lines
+NEAR = 0.025  # or this share of the price
+LABEL_PX = 21  # labels nearer than this to each other stand side by side
+LABEL_RIGHT, LABEL_LEFT = 0.985, 0.4  # shares of the width between which labels stand
+LINES_Z = 1_000
+LABELS_FIRST = (lv.STOP, lv.ORDER, lv.TARGET, lv.ENTRY)
 _TICKS = {Qt.Key.Key_Up: 1, Qt.Key.Key_Down: -1, Qt.Key.Key_PageUp: 10, Qt.Key.Key_PageDown: -10}
 _KEYS = {Qt.Key.Key_Escape, Qt.Key.Key_Return, Qt.Key.Key_Enter, *_TICKS}
 
@@ -78,6 +84,47 @@ class LevelLines(QObject):
     def prices(self) -> list[float]:
         """Return where the lines are."""
         return [line.value() for line in self.lines.values()]
+
+    def reach(self, low: float, high: float) -> tuple[float, float, tuple[int, int]]:
+        """Return a range with the lines in it, but for those so far off that the candles would be flat.
+
+        How many lie above it and below it comes with it.
+        """
+        far = max(REACH * (high - low), high * NEAR)
+        prices = self.prices()
+        near = [price for price in prices if low - far <= price <= high + far]
+        above, below = (
+            sum(price > high + far for price in prices),
+            sum(price < low - far for price in prices),
+        )
+        return min([low, *near]), max([high, *near]), (above, below)
+
+    def place_labels(self, last: LevelLine) -> None:
+        """Put no label on another: what is moved and the last price first, stops before entries; no room, no label."""
+        box = self._plot.getPlotItem().vb
+        low, high = box.viewRange()[1]
+        wide, per_pixel = max(1.0, box.width()), (high - low) / max(1.0, box.height())
+        order = {name: at for at, name in enumerate(LABELS_FIRST)}
+        kinds = [(order[self.levels[name].kind], line) for name, line in self.lines.items()]
+        taken: list[tuple[float, float, float]] = []  # left, right and height of those placed
+        ranked = sorted(
+            [(-1, last), *kinds],
+            key=lambda one: (not (one[1].moving or one[1].waiting), one[0], one[1].value()),
+        )
+        for rank, (_, line) in enumerate(ranked):
+            # A label lies over the lines of those after it; nothing stands beside the last price's.
+            line.setZValue(LINES_Z - (len(ranked) if line is last else rank))
+            label, height = line.label, line.value() / per_pixel
+            width, right = label.boundingRect().width(), LABEL_RIGHT * wide
+            for left, end, at in sorted(taken, reverse=True):
+                if abs(at - height) < LABEL_PX and left < right and right - width < end:
+                    right = left - 4
+            shown = low <= line.value() <= high and right - width >= LABEL_LEFT * wide
+            shown = shown or line.moving or line.waiting
+            label.setVisible(shown)
+            if shown:
+                label.setPosition(max(right / wide, 0.3))
+                taken.append((right - width, right, height))
 
     @property
     def moving(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PySide6.QtCore import QEvent, QObject, Qt, QTimer, Signal
 from PySide6.QtGui import QCloseEvent, QGuiApplication, QKeyEvent, QKeySequence
@@ -26,19 +26,20 @@ from engine.client import Recording
 from engine.errors import CommandRefused
 from engine.model import tables
 from engine.model.enums import ConnectionState
-from gui import dialogs, journal, looks, panels, shortcuts
 from gui import formatting as fmt
+from gui import journal, looks, shortcuts
 from gui.alarm import Alarm
 from gui.banner import Banner, Condition
+from gui.beat import Beat, Part
 from gui.commands import CONFIRM, HOLD, Command, Work
 from gui.desk import Desk
 from gui.dock import PanelDock
 from gui.layouts import PRESETS, Layouts, read_session
 from gui.notifications import Notice
 from gui.panel import Caption, Panel, TablePanel
-from gui.panels.positions import unwatched
 from gui.preferences import Settings
-from gui.replay import TransportBar
+from gui.replay import TransportBar, explain_empty
+from gui.restyle import Restyler
 from gui.status_bar import DeskStatus
 from gui.table_view import TableView
 from gui.theme import active, icon
@@ -47,7 +48,9 @@ from gui.top_bar import TopBar
 from gui.undo import pause
 from gui.words import tr
 
-TICK_MS = 250  # of each part; they take turns, so that no moment has all the work
+if TYPE_CHECKING:
+    from gui.dialogs.base import Dialog
+
 STALE_S = 3.0
 KILL_PATIENCE_S = 1.0
 
@@ -73,6 +76,7 @@ class MainWindow(QMainWindow):
         self.desk.registry.chosen_keys = shortcuts.read(home)
         self.toaster = Toaster(self.desk.notifier, self)
         self.closing = False
+        self._dialogs: dict[str, type[Dialog]] = {}
         self.panels: dict[str, Panel] = {}
         self.docks: dict[str, PanelDock] = {}
         self.stops_engine = False  # closing this window stops an engine that is not a demo's
@@ -96,14 +100,19 @@ class MainWindow(QMainWindow):
         self.setMinimumSize(960, 600)
         self.resize(1280, 800)
         self.setStyleSheet(active().sheet)
-        self._ticker = QTimer(self)
-        self._turn = 0
-        self._ticker.timeout.connect(self._take_turn)
+        self.restyler = Restyler(self)
+        self._beat = Beat(lambda: self.desk.store.news, self)
 
     # --- building -----------------------------------------------------------------------------
 
     def build(self) -> None:
-        """Make bars, menus and docks; called once, after the first paint."""
+        """Make bars, menus and docks; called once, after the first paint.
+
+        What is in them is loaded here, too: the engine's process starts meanwhile.
+        """
+        from gui import dialogs, panels
+
+        self._dialogs = dialogs.ALL
         self.desk.registry.add_all(self._commands())
         for make in panels.ALL:
             panel = make(self.desk)
@@ -123,7 +132,12 @@ class MainWindow(QMainWindow):
         self._built = True
         self.layouts.take(self.docks)
         QTimer.singleShot(0, self, self._restore)
-        self._ticker.start(TICK_MS // (len(self.panels) + 1))
+        self._beat.add(Part(self._tick_bars, lambda: True, lambda: False))
+        for name, panel in self.panels.items():
+            part = Part(panel.tick, panel.in_sight, panel.lively)
+            self.docks[name].visibilityChanged.connect(part.come_and_go)
+            self._beat.add(part)
+        self._beat.start()
         self.tick()
 
     def _build_bars(self) -> None:
@@ -179,6 +193,7 @@ class MainWindow(QMainWindow):
             application.focusChanged.connect(self._on_focus)
 
     def _on_focus(self, _old: object, now: object) -> None:
+        self.desk.registry.unsettle()
         if isinstance(now, TableView) and self.isAncestorOf(now):
             self._last_table = now
 
@@ -220,8 +235,8 @@ class MainWindow(QMainWindow):
     def _build_menus(self) -> None:
         registry = self.desk.registry
         for title, names in (
-            ("&Desk", ["desk.palette", "view.preferences", "desk.export", "journal.report", "journal.replay", "",
-                        "account.reload", "", "desk.quit"]),
+            ("&Desk", ["desk.palette", "view.preferences", "desk.export", "journal.report", "journal.replay",
+                        "journal.rerun", "journal.compare", "", "account.reload", "", "desk.quit"]),
             ("&Trade", ["order.ticket", "", "signal.approve", "signal.approve_edit", "signal.reject", "signal.force",
                         "signal.close", "signal.cancel", "", "order.cancel_all", "position.flatten_all", "",
                         "trading.arm", "trading.pause", "trading.resume", "", "trading.kill", "trading.kill_flatten"]),
@@ -264,30 +279,24 @@ class MainWindow(QMainWindow):
     def tick(self) -> None:
         """Move what changes with time alone, and tell what lasts."""
         self._tick_bars()
+        self.desk.registry.refresh()
         for panel in self.panels.values():
             if panel.isVisible():
                 panel.tick()
-
-    def _take_turn(self) -> None:
-        parts = list(self.panels.values())
-        self._turn = (self._turn + 1) % (len(parts) + 1)
-        if self._turn == len(parts):
-            self._tick_bars()
-        elif parts[self._turn].in_sight():
-            parts[self._turn].tick()
 
     def _tick_bars(self) -> None:
         self.top_bar.tick()
         self.status.tick()
         self.alarm.tick()
-        self.desk.registry.refresh()
+        self.desk.registry.settle(self.desk.store.matters)
         self._conditions()
 
     def _conditions(self) -> None:
         store, put = self.desk.store, self.banner.set_condition
         age = store.age()
         stale = store.connected and age is not None and age > STALE_S
-        put("stale", Condition("warn", f"The engine has said nothing for {fmt.age(age)}; what is shown may be old.")
+        text = f"The engine has said nothing for {fmt.whole_age(age)}; what is shown may be old."
+        put("stale", Condition("warn", text)
             if stale else None)  # fmt: skip
         halted = [
             row["scope"]
@@ -298,6 +307,8 @@ class MainWindow(QMainWindow):
         put(
             "halted", Condition("crit", text, "Show risk", self._shower("risk")) if halted else None
         )
+        from gui.panels.positions import unwatched
+
         # Who watched a stop is not in a recording.
         positions = [] if store.recorded else store.rows(tables.POSITIONS).values()
         bare = sum(map(unwatched, positions))
@@ -378,7 +389,7 @@ class MainWindow(QMainWindow):
 
     def _on_kill_rows(self) -> None:
         rows = self.desk.store.rows(tables.KILL)
-        if rows and not self._kill_shown:
+        if rows and not self._kill_shown and not self.desk.store.recorded:
             self.show_panel("risk")
         self._kill_shown = bool(rows)
 
@@ -391,6 +402,7 @@ class MainWindow(QMainWindow):
         """Become the window of a recorded day; called once, when it is built."""
         self.desk.store.recorded = True
         self.setWindowTitle(f"Volley — REPLAY of {recording.day}")
+        explain_empty(self.panels, recording)
         self.transport = TransportBar(self.desk, recording)
         self.addToolBarBreak()
         self._tool_bar("toolbar.transport", self.transport).setAccessibleName("Replay")
@@ -487,7 +499,7 @@ class MainWindow(QMainWindow):
 
     def open_dialog(self, name: str, subject: dict[str, Any]) -> None:
         """Open a dialog by name; never modal, so that KILL always works."""
-        dialog = dialogs.ALL[name](self.desk, subject)
+        dialog = self._dialogs[name](self.desk, subject)
         self._guard_combos(dialog)
         dialog.present()
 
@@ -544,13 +556,14 @@ class MainWindow(QMainWindow):
         self.tick()
 
     def _on_theme(self) -> None:
-        self.setStyleSheet(active().sheet)
-        for caption in self.findChildren(Caption):
-            caption.restyle()  # a new sheet gives every label the palette of before the old one back
+        if self.styleSheet() == active().sheet:
+            self.restyler.restyle()
+        else:  # another size of text: everything is measured anew
+            self.setStyleSheet(active().sheet)
+            for caption in self.findChildren(Caption):
+                caption.restyle()  # a new sheet gives every label the palette of before the old one back
         self.desk.registry.restyle()
         self.status.restyle()
-        for widget in self.findChildren(QWidget):
-            widget.update()
 
     def arrange(self, preset: str) -> None:
         """Put the docks as a preset has them."""
@@ -611,7 +624,7 @@ class MainWindow(QMainWindow):
     def finish(self) -> None:
         """Save the layout and ask the application to end."""
         self.closing = True
-        self._ticker.stop()
+        self._beat.stop()
         self.layouts.close()
         if self._built:
             self.alarm.close()

@@ -10,7 +10,6 @@ from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent, QPalette
 from PySide6.QtWidgets import (
     QHBoxLayout,
     QLabel,
-    QLineEdit,
     QMenu,
     QSplitter,
     QVBoxLayout,
@@ -22,20 +21,19 @@ from engine.model.enums import ConnectionState
 from gui import formatting as fmt
 from gui.commands import Command
 from gui.desk import Desk
+from gui.filter_edit import FilterEdit
 from gui.table_model import Column, TableModel
 from gui.table_view import TableView, paint_empty
 from gui.theme import active
 from gui.views import View, Views, ViewsButton
 
-FILTER_TIP = (
-    "Words that occur in the row, or terms on columns: symbol:NVDA  state:held,refused  side=buy  age<60  filled>=3\n"
-    "-word: without it.  a|b: one of them.  Quotes keep blanks together.  ( / )"
-)
 CHARTS_AFTER_MS = 60  # pyqtgraph takes 0.3 s to import: first the window, and the engine's start
 
 
 class Caption(QLabel):
     """A small quiet label in the theme's muted ink (or another token's)."""
+
+    _held = False
 
     def __init__(
         self, text: str = "", size: float = 11.5, weight: int = 400, tone: str = "muted"
@@ -51,6 +49,18 @@ class Caption(QLabel):
     def setText(self, text: str) -> None:
         """Show another text; while privacy is on, without the accounts in it."""
         super().setText(fmt.Privacy.veil(text))
+        if self._held:
+            self._make_room()
+
+    def hold(self) -> None:
+        """Fit this text, and only grow from now on: at each other size the whole window is laid out anew."""
+        self._held = True
+        self.setFixedSize(self.sizeHint())
+
+    def _make_room(self) -> None:
+        wanted = self.sizeHint()
+        if wanted.width() > self.width() or wanted.height() > self.height():
+            self.setFixedSize(wanted.expandedTo(self.minimumSize()))
 
     def shrink(self) -> None:
         """Ask for no width of its own: a long text must not widen a dock."""
@@ -65,9 +75,15 @@ class Caption(QLabel):
     def restyle(self) -> None:
         """Take font and ink of the theme."""
         self.setFont(active().font(*self._look))
-        palette = self.palette()
+        palette = QPalette()  # all but the ink is the application's
         palette.setColor(QPalette.ColorRole.WindowText, active().colors[self._tone])
         self.setPalette(palette)
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Fit the text anew in another font."""
+        super().changeEvent(event)
+        if self._held and event.type() in {QEvent.Type.FontChange, QEvent.Type.StyleChange}:
+            self.hold()
 
 
 class EmptyNote(QWidget):
@@ -92,37 +108,6 @@ class EmptyNote(QWidget):
         painter = QPainter(self)
         paint_empty(painter, self.rect().adjusted(24, 8, -24, -8), self._title, self._text)
         painter.end()
-
-
-class FilterEdit(QLineEdit):
-    """The text filter of a table; Escape clears it."""
-
-    def __init__(self, title: str) -> None:
-        super().__init__()
-        self.setPlaceholderText("Filter")
-        self.setAccessibleName(f"Filter {title}")
-        self.setToolTip(FILTER_TIP)
-        self.setClearButtonEnabled(True)
-        self.setMinimumWidth(
-            active().px(76)
-        )  # the word "Filter", or a symbol with the clear button
-        self.setMaximumWidth(active().px(180))
-
-    def tell(self, problem: str) -> None:
-        """Mark what was not understood, and say why."""
-        self.setToolTip(problem or FILTER_TIP)
-        self.setAccessibleDescription(problem)
-        if bool(self.property("invalid")) != bool(problem):
-            self.setProperty("invalid", bool(problem))
-            self.style().unpolish(self)
-            self.style().polish(self)
-
-    def keyPressEvent(self, event: QKeyEvent) -> None:
-        """Clear on Escape."""
-        if event.key() == Qt.Key.Key_Escape:
-            self.clear()
-            return
-        super().keyPressEvent(event)
 
 
 class Panel(QWidget):
@@ -155,7 +140,11 @@ class Panel(QWidget):
         """Make the widgets; called once, after the first paint of the window."""
 
     def tick(self) -> None:
-        """Rewrite what changes with time alone; four times a second while in sight."""
+        """Rewrite what changes with time alone; while in sight, at each beat that something was told before."""
+
+    def lively(self) -> bool:
+        """Say whether it shows what is another thing at every beat (``gui.beat``)."""
+        return False
 
     def restyle(self) -> None:
         """Take colours and fonts of the theme."""
@@ -207,7 +196,7 @@ class TablePanel(Panel):
         self.view.chosen.connect(self.on_chosen)
         self.view.fill_menu = self.fill_menu
         self.view.fill_header_menu = self._fill_header_menu
-        self.filter = FilterEdit(self.TITLE)
+        self.filter = FilterEdit(self.TITLE, self.model)
         self.filter.textChanged.connect(self._on_filter)
         self.views = Views(self.VIEWS, self._take_view, self._view_state)
         self.views_button = ViewsButton(
@@ -220,6 +209,7 @@ class TablePanel(Panel):
         self.totals.shrink()
         self.totals.hide()
         self.count = Caption()
+        self.count.hold()
         self.count.setAccessibleName(f"{self.TITLE}: rows")
         self.sort_by(*self.SORT)
         self.model.attach(self.TABLE)
@@ -312,6 +302,10 @@ class TablePanel(Panel):
         self.show_totals()
         if self.count.text() != text:
             self.count.setText(text)
+
+    def lively(self) -> bool:
+        """Say whether a table of it shows tenths of a second."""
+        return any(view.table.lively for view in self._tables())
 
     def on_link(self) -> None:
         """Grey the rows while they are not live."""

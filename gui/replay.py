@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -18,10 +19,12 @@ from PySide6.QtWidgets import (
 )
 
 from engine.client import Moment, Recording
+from engine.model import tables
 from gui import formatting as fmt
 from gui.commands import Command
 from gui.desk import Desk
-from gui.panel import Caption
+from gui.panel import Caption, Panel
+from gui.table_view import TableView
 from gui.theme import active
 from gui.top_bar import Badge
 
@@ -29,7 +32,48 @@ SPEEDS = (1, 5, 20, 60, 200, 600)
 _STEP_MS = 5_000
 _PAGE_MS = 60_000
 _TONES = {"signal": "accent", "alert": "crit", "command": "warn"}
-_LANES = {"signal": 0, "command": 1, "alert": 2}
+
+
+Empty = tuple[str, str]
+_EMPTY: dict[tuple[str, str], tuple[str, Empty, Empty | None]] = {
+    ("reconciliation", "view"): (tables.DIFFERENCES, (
+        "Books agree at this moment",
+        "A recording has every difference that counted, from when it was proven until it was gone.",
+    ), None),
+    ("reconciliation", "second_view"): (tables.EXTERNAL, (
+        "No orders of others at this moment",
+        "They are recorded to ten seconds.",
+    ), (
+        "Orders of others are not recorded",
+        "This day is of a version that kept only how many there were: see the accounts.",
+    )),
+    ("controls", "second_view"): (tables.USAGE, (
+        "No limit in use at this moment",
+        "Recorded are the firm's limits, to ten seconds, and those of accounts that were half used, to a minute.",
+    ), (
+        "Limits in use are not recorded",
+        "This day is of a version that did not keep them; what the controls refused and which tripped is below.",
+    )),
+    ("risk", "second_view"): (tables.KILL, (
+        "No kill at this moment",
+        "A recording follows a kill by the ends of our own orders; what brokers' lists held is not in it.",
+    ), None),
+    ("unknown", "view"): (tables.UNKNOWN, (
+        "Every order is proven at this moment",
+        "Recorded is which orders were unknown, and how long; how often brokers were asked and what they said is not.",
+    ), None),
+}  # fmt: skip
+"""By panel and table: what an empty one says of a recorded day, and what where that day does not hold it at all."""
+
+
+def explain_empty(panels: Mapping[str, Panel], recording: Recording) -> None:
+    """Let empty tables say what a recording holds and what it does not."""
+    for (name, view), (table, held, absent) in _EMPTY.items():
+        shown: TableView | None = getattr(panels.get(name), view, None)
+        if shown is not None:
+            lacks = absent is not None and table not in recording.recorded
+            shown.empty_title, shown.empty_text = absent if absent and lacks else held
+            shown.viewport().update()
 
 
 class Scrubber(QSlider):
@@ -40,6 +84,8 @@ class Scrubber(QSlider):
     def __init__(self, recording: Recording) -> None:
         super().__init__(Qt.Orientation.Horizontal)
         self._recording = recording
+        self._ticked = QRect()
+        self._known_ticks: list[tuple[int, str]] = []
         self.setRange(0, round((recording.ends - recording.begins) * 1000))
         self.setSingleStep(_STEP_MS)
         self.setPageStep(_PAGE_MS)
@@ -77,25 +123,33 @@ class Scrubber(QSlider):
         self.hovered.emit(self._recording.begins + self.value_at(event.position().x()) / 1000)
         super().mouseMoveEvent(event)
 
+    def _ticks(self) -> list[tuple[int, str]]:
+        """Return where each tick is and of what kind; found once for a width, as a day has thousands."""
+        groove = self._groove()
+        if groove != self._ticked:
+            begins, ends = self._recording.begins, self._recording.ends
+            scale = groove.width() / max(0.001, ends - begins)
+            self._ticked = groove
+            self._known_ticks = list(
+                dict.fromkeys(
+                    (groove.left() + round((moment.at - begins) * scale), moment.kind)
+                    for moment in self._recording.marks
+                )
+            )
+        return self._known_ticks
+
     def paintEvent(self, event: QPaintEvent) -> None:
         """Paint the ticks under the slider; several in one place are one."""
         painter = QPainter(self)
-        theme, groove = active(), self._groove()
-        span = max(0.001, self._recording.ends - self._recording.begins)
-        seen: set[tuple[int, str]] = set()
-        height = self.height()
-        for moment in self._recording.marks:
-            x = groove.left() + round((moment.at - self._recording.begins) / span * groove.width())
-            if (x, moment.kind) in seen:
-                continue
-            seen.add((x, moment.kind))
-            painter.setPen(theme.colors[_TONES[moment.kind]])
-            if moment.kind == "signal":
+        theme, height = active(), self.height()
+        for x, kind in self._ticks():
+            painter.setPen(theme.colors[_TONES[kind]])
+            if kind == "signal":
                 painter.drawLine(QPointF(x, height - 6), QPointF(x, height - 1))
-            elif moment.kind == "command":
+            elif kind == "command":
                 painter.drawLine(QPointF(x, 1), QPointF(x, 5))
             else:  # thicker: an alert is told apart by its form, too
-                painter.fillRect(x - 1, 0, 3, 7, theme.colors[_TONES[moment.kind]])
+                painter.fillRect(x - 1, 0, 3, 7, theme.colors[_TONES[kind]])
         painter.end()
         super().paintEvent(event)
 
@@ -112,6 +166,8 @@ class TransportBar(QWidget):
         self.setAccessibleName("Replay")
         self._moments = [moment.at for moment in recording.marks]
         self._drawn_at: float | None = None
+        self._left_at = recording.begins  # where the last jump began
+        self._words = ""  # about the moment stepped to
         self.badge = Badge("Mode of the window")
         self.badge.show_word(f"REPLAY {recording.day}", "warn", filled=True)
         self.slider = Scrubber(recording)
@@ -148,6 +204,9 @@ class TransportBar(QWidget):
                     "Ctrl+Home", group),
             Command("replay.end", "To the end of the day", lambda: self.go(self.recording.ends), "last", "Ctrl+End",
                     group),
+            Command("replay.return", "Back to where the jump began", lambda: self.go(self._left_at),
+                    "stop interrupt undo", "Ctrl+Backspace", group,
+                    about="Also while a long way is still being gone: it ends there"),
         ]  # fmt: skip
 
     def _lay_out(self) -> None:
@@ -191,21 +250,41 @@ class TransportBar(QWidget):
         return self.playing
 
     def go(self, moment: float) -> None:
-        """Show a moment."""
+        """Show a moment; a long way is gone in parts, and another jump ends it where it is."""
+        self._left_at = self.recording.position
         self._move(moment)
         self._drawn_at = monotonic()
         self._show()
 
     def _move(self, moment: float) -> None:
         self.recording.move(moment)
+        self._follow()
         self.slider.blockSignals(True)
         self.slider.setValue(round((self.recording.position - self.recording.begins) * 1000))
         self.slider.blockSignals(False)
 
     def _slid(self, value: int) -> None:
         self.recording.move(self.recording.begins + value / 1000)
+        self._follow()
         self._drawn_at = monotonic()
         self._show()
+
+    def _follow(self) -> None:
+        """Let the tables come after what a jump has left over, a part a frame."""
+        if self.recording.behind:
+            self.desk.store.animate(self._catch_up)
+
+    def _catch_up(self, _now: float) -> bool:
+        self.recording.catch_up()
+        behind = self.recording.behind
+        self._tell(f"Going there: {1 - behind:.0%}" if behind else self._words)
+        return behind > 0
+
+    def _tell(self, text: str) -> None:
+        metrics, width = self.about.fontMetrics(), self.about.width()
+        self.about.setText(metrics.elidedText(text, Qt.TextElideMode.ElideRight, width))
+        self.about.setToolTip(text)
+        self.about.setAccessibleDescription(text)
 
     def _step(self, way: int, *kinds: str) -> None:
         """Go to the next moment of some kinds, or the one before; past the last stays where it is."""
@@ -217,14 +296,9 @@ class TransportBar(QWidget):
                 "There is none " + ("after" if way > 0 else "before") + " this moment.",
             )
             return
+        self._words = found.text
         self.go(found.at)
-        self.about.setText(
-            self.about.fontMetrics().elidedText(
-                found.text, Qt.TextElideMode.ElideRight, self.about.width()
-            )
-        )
-        self.about.setToolTip(found.text)
-        self.about.setAccessibleDescription(found.text)
+        self._tell(found.text)
 
     def _next(self, way: int, kinds: tuple[str, ...]) -> Moment | None:
         marks, here = self.recording.marks, self.recording.position

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QEvent, Qt
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QStatusBar, QWidget
 
 from engine.client import Row
@@ -27,14 +27,24 @@ class Cell(QPushButton):
         self.setToolTip(about)
         self.setFocusPolicy(Qt.FocusPolicy.TabFocus)
         self._tone = "muted"
+        self._widest = 0
 
     def show_fact(self, text: str, tone: str = "muted") -> None:
         """Show another fact."""
         if self.text() != text:
             self.setText(text)
+            self._make_room()
         if tone != self._tone:
             self._tone = tone
             self.restyle()
+
+    def _make_room(self) -> None:
+        """Grow when the text does not fit, and never shrink: of another size it has the whole window laid out anew."""
+        self.ensurePolished()
+        width = self.fontMetrics().horizontalAdvance(self.text())
+        if width > self._widest:
+            self._widest = width
+            self.setFixedSize(self.sizeHint())
 
     def restyle(self) -> None:
         """Take the tone's colour of the theme."""
@@ -42,9 +52,16 @@ class Cell(QPushButton):
             "" if self._tone == "muted" else f"color: {active().colors[self._tone].name()};"
         )
 
+    def changeEvent(self, event: QEvent) -> None:
+        """Take another font."""
+        super().changeEvent(event)
+        if event.type() in {QEvent.Type.FontChange, QEvent.Type.StyleChange}:
+            self._widest = 0
+            self._make_room()
+
 
 class DeskStatus(QStatusBar):
-    """Facts in a row, told ten times a second at most, painted when they change."""
+    """Facts in a row, painted when they change."""
 
     def __init__(self, desk: Desk) -> None:
         super().__init__()
@@ -128,7 +145,7 @@ class DeskStatus(QStatusBar):
         self._cells["frame"].show_fact(text, "warn" if (lag or 0) > 50 else "muted")
         age = store.age()
         self._cells["age"].show_fact(
-            f"Data {fmt.age(age)}", "warn" if age is not None and age > 3 else "muted"
+            f"Data {fmt.whole_age(age)}", "warn" if age is not None and age > 3 else "muted"
         )
 
 

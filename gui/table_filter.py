@@ -9,7 +9,7 @@ together. A column is named by its title without blanks, or by its key; what nam
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,22 +60,33 @@ class Filter:
 
     ``fields``: the tests on columns, cheap enough for every change of a row. ``words``: the tests on the whole row.
     ``timed``: whether rows may begin or cease to match with time alone. ``problem``: what was not understood.
+    ``needles``: the terms that are one word; ``others``: every other term, as it was typed.
     """
 
     fields: tuple[Test, ...] = ()
     words: tuple[Test, ...] = ()
     timed: bool = False
     problem: str = ""
+    needles: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    def narrows(self, wider: Filter) -> bool:
+        """Say whether it shows no row that ``wider`` does not: a word has grown, or a term was added."""
+        if self.timed or wider.timed:
+            return False
+        grown = all(any(word in mine for mine in self.needles) for word in wider.needles)
+        return grown and set(wider.others) <= set(self.others)
 
     def holds(self, row: Row) -> bool:
         """Say whether a row is shown."""
-        for test in self.fields:  # plain loops: this is asked of every row at every key
-            if not test(row):
-                return False
-        for test in self.words:  # noqa: SIM110
-            if not test(row):
-                return False
-        return True
+        return all(test(row) for test in (*self.fields, *self.words))
+
+    def pick(self, keys: Iterable[str], rows: Mapping[str, Row]) -> list[str]:
+        """Return those of the keys whose rows are shown: test by test, which is quicker than row by row."""
+        found = list(keys)
+        for test in (*self.fields, *self.words):
+            found = [key for key in found if test(rows[key])]
+        return found
 
     def still_holds(self, row: Row) -> bool:
         """Say whether a row that was shown is shown after it changed: words are not looked for again."""
@@ -108,6 +119,16 @@ class Texts:
         self._kept[id(row)] = (row, text)
         return text
 
+    def containing(self, word: str) -> Test:
+        """Return the test whether a word stands in a row: asked of every row at every key."""
+        kept = self._kept
+
+        def test(row: Row) -> bool:
+            found = kept.get(id(row))
+            return word in (found[1] if found is not None and found[0] is row else self(row))
+
+        return test
+
     def clear(self) -> None:
         """Forget them: numbers or times are written otherwise now, or nothing is filtered."""
         self._kept.clear()
@@ -121,6 +142,8 @@ def parse(text: str, columns: Sequence[Field], texts: Texts) -> Filter:
             by_name.setdefault(name, column)
     fields: list[Test] = []
     words: list[Test] = []
+    needles: list[str] = []
+    others: list[str] = []
     timed, problem = False, ""
     for term in _TERM.findall(text.lower()):
         negative = len(term) > 1 and term.startswith("-")
@@ -131,10 +154,14 @@ def parse(text: str, columns: Sequence[Field], texts: Texts) -> Filter:
             continue
         timed = timed or any(part.timed for part in parts)
         problem = problem or next((part.problem for part in parts if part.problem), "")
-        test = _any_of([part.test or _word(part.word, texts) for part in parts])
+        test = _any_of([part.test or texts.containing(part.word) for part in parts])
         kind = fields if all(part.test for part in parts) else words
         kind.append(_not(test) if negative else test)
-    return Filter(tuple(fields), tuple(words), timed, problem)
+        if negative or len(parts) > 1 or parts[0].test:
+            others.append(term)
+        else:
+            needles.append(parts[0].word)
+    return Filter(tuple(fields), tuple(words), timed, problem, tuple(needles), tuple(others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +208,6 @@ def _worded(column: Field, wanted: list[str], *, exact: bool) -> Test:
         return not wanted or any(one in text for one in wanted for text in texts)
 
     return test
-
-
-def _word(word: str, texts: Texts) -> Test:
-    return lambda row: word in texts(row)
 
 
 def _any_of(tests: list[Test]) -> Test:

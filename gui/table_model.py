@@ -1,14 +1,14 @@
-"""Tables of live rows: column specifications and the model (``row_delegate`` paints them).
+"""Tables of live rows: column specifications and the model (``row_painter`` paints them).
 
-Raw rows stay as they came; text is made only for cells that are looked at, and kept until the row changes. The
-model keeps its own order: new rows and new sort values move rows at most three times a second, and never while
-the pointer is over the table or a menu is open on it, so nothing slides under a click.
+Raw rows stay as they came; text is made only for cells that are looked at, and kept until the row changes; only
+cells that look different then are told. The model keeps its own order: new rows and new sort values move rows at
+most three times a second, and never while the pointer is over the table or a menu is open on it, so nothing slides
+under a click.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 from time import monotonic
 from typing import Any, Protocol
@@ -27,7 +27,10 @@ from engine.client import Row
 from engine.sheets import safe_cell
 from gui import formatting as fmt
 from gui.table_filter import Filter, Texts, parse
+from gui.table_look import Changes, Column, Look
 from gui.theme import active
+
+__all__ = ["Column", "TableModel"]
 
 Index = QModelIndex | QPersistentModelIndex
 Rows = dict[str, Row]
@@ -36,67 +39,13 @@ BACKGROUND, FOREGROUND, ACCESSIBLE = 8, 9, 11
 RAW = 0x0100  # the raw value of a cell
 LEFT = int(Qt.AlignmentFlag.AlignLeft.value | Qt.AlignmentFlag.AlignVCenter.value)
 RIGHT = int(Qt.AlignmentFlag.AlignRight.value | Qt.AlignmentFlag.AlignVCenter.value)
-CENTRE = int(Qt.AlignmentFlag.AlignCenter.value)
 HORIZONTAL = Qt.Orientation.Horizontal
 FLASH_S = 0.4
 RESORT_S = 0.34
 LOOK_AGAIN_S = 1.0
+SLOW_TICKS = 4
+MOST_LOOKS = 512  # several screens of rows
 _ONE_CELL = str.maketrans("\t\r\n", "   ")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One column: where its value comes from, how it is written, painted, sorted and filtered.
-
-    ``kind``: ``text`` (left), ``number`` (right, sorted as a number), ``chip`` (a state in its tone), ``bar`` (a
-    share of ``bar``), ``toggle`` (a switch), ``mono`` (identifiers). ``live`` cells are rewritten as time passes.
-    ``measure``: what the filter compares, where that is not the value. ``also``: other names the filter knows it by.
-    ``total``: selected rows are added up: ``all`` of them, or only those of one ``symbol``.
-    """
-
-    key: str
-    title: str
-    width: int
-    kind: str = "text"
-    text: Callable[[Row], str] | None = None
-    raw: Callable[[Row], Any] | None = None
-    tone: Callable[[Row], str] | None = None
-    bar: Callable[[Row], float | None] | None = None
-    tip: Callable[[Row], str] | None = None
-    visible: bool = True
-    live: bool = False
-    flash: bool = False
-    about: str = ""
-    measure: Callable[[Row], float | None] | None = None
-    also: str = ""
-    total: str = ""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Return what the filter knows it by: title and key, in small letters."""
-        title = self.title.lower().replace(" ", "")
-        return (title, self.key.lower(), self.key.lower().split(".")[0], *self.also.split())
-
-    def measured(self, row: Row) -> float | None:
-        """Return it as a number to compare with."""
-        return self.measure(row) if self.measure else fmt.number(self.value(row))
-
-    def value(self, row: Row) -> Any:
-        """Return the raw value: what is sorted, exported and compared."""
-        return self.raw(row) if self.raw else row.get(self.key)
-
-    def write(self, row: Row) -> str:
-        """Return the text shown."""
-        value = self.text(row) if self.text else row.get(self.key)
-        text = "" if value is None else str(value)
-        return fmt.Privacy.veil(text) if fmt.Privacy.on else text
-
-    def sort_value(self, row: Row) -> Any:
-        """Return what rows are ordered by."""
-        value = self.value(row)
-        if self.kind in {"number", "bar"}:
-            return fmt.number(value)
-        return value if value is None or isinstance(value, int | float) else str(value)
 
 
 class Source(Protocol):
@@ -138,29 +87,31 @@ class TableModel(QAbstractTableModel):
         self.filter_text = ""
         self.filter = Filter()
         self.texts = Texts(self.columns)
+        self._unread: Iterator[str] | None = None  # rows whose texts are still to be written ahead
         self.keep: Callable[[Row], bool] | None = None
         self.frozen: Callable[[], bool] = bool  # bool() is False
         self.order_held: Callable[[], bool] = bool  # rows come and go, but none changes places
         self.row_tone: Callable[[Row], str] | None = None
         self.visible_span: Callable[[], tuple[int, int]] = lambda: (0, len(self.order) - 1)
+        self.column_in_sight: Callable[[int], bool] = lambda _at: True
         self.flashing = True
         self.stale = False
+        self.lively = False  # a cell in sight shows tenths of a second
         self.waiting: dict[str, None] = {}
         self.leaving: dict[str, None] = {}  # changed so that they are not kept any more
-        self._cells: dict[str, list[str]] = {}
+        self._looks: dict[str, Look] = {}
         self._values: dict[
             str, tuple[Any, ...]
         ] = {}  # what rows are ordered by, as of the last look
         self._flashes: dict[str, dict[int, float]] = {}
-        self._looks: dict[
-            str, dict[int, tuple[str, int | None]]
-        ] = {}  # of live cells, as last told
         self._flash_columns = tuple(at for at, c in enumerate(columns) if c.flash)
+        self._fields = tuple(column.field for column in columns)
         self._live_columns = tuple(at for at, c in enumerate(columns) if c.live)
         self._sort_due = False
         self._sorted_at = 0.0
         self._stepped_at = 0.0
         self._looked_at = 0.0
+        self._ticks = 0
 
     @property
     def sort_column(self) -> int:
@@ -181,15 +132,17 @@ class TableModel(QAbstractTableModel):
         self.load()
 
     def load(self) -> None:
-        """Take every row anew (first connection, reconnection, another filter)."""
-        self.beginResetModel()
-        self._cells.clear()
-        self._looks.clear()
+        """Take every row anew (first connection, reconnection)."""
         self._values.clear()
+        self._show(self._arranged(self._belonging(self.rows)))
+
+    def _show(self, order: list[str]) -> None:
+        self.beginResetModel()
+        self._looks.clear()
         self._flashes.clear()
         self.waiting.clear()
         self.leaving.clear()
-        self._set_order(self._arranged())
+        self._set_order(order)
         self.endResetModel()
 
     def show_rows(self, rows: Rows) -> None:
@@ -205,12 +158,17 @@ class TableModel(QAbstractTableModel):
         """Take changed and removed keys; rows that nobody sees cost a dictionary look-up."""
         span = self.visible_span()
         fresh: list[str] = []
+        seen = Changes()
         for key in changed:
-            if key in self.pos:
-                self._apply_one(key, span)
-            elif key not in self.waiting and self._passes(self.rows[key]):
-                fresh.append(key)
-        self._remove([key for key in removed if key in self.pos or key in self.waiting])
+            at = self.pos.get(key)
+            if at is not None:
+                self._apply_one(key, at, span, seen)
+            else:
+                self._values.pop(key, None)  # kept for when the filter lets it in again
+                if key not in self.waiting and self._passes(self.rows[key]):
+                    fresh.append(key)
+        self._tell(seen)
+        self._remove(removed)
         if fresh:
             self.waiting.update(dict.fromkeys(fresh))
         if self.waiting:
@@ -220,22 +178,48 @@ class TableModel(QAbstractTableModel):
         if self._restless():
             self.store.animate(self.step)
 
-    def _apply_one(self, key: str, span: tuple[int, int]) -> None:
-        at = self.pos[key]
-        if not self._kept(key):
+    def _apply_one(self, key: str, at: int, span: tuple[int, int], seen: Changes) -> None:
+        row = self.rows[key]
+        if not self._holds(row):
             self.leaving[key] = None
         if self.sorting:
             value = self._value_of(key)
             self._sort_due = self._sort_due or value != self._values.get(key)
             self._values[key] = value
-        old = self._cells.pop(key, None)
-        if span[0] <= at <= span[1]:
-            if old is not None and self._flash_columns and self.flashing:
-                self._flash(key, old)
-            self.dataChanged.emit(self.index(at, 0), self.index(at, len(self.columns) - 1))
+        look = self._looks.get(key)
+        if not span[0] <= at <= span[1]:
+            if look is not None:
+                del self._looks[key]
+        elif look is None:
+            seen.add(at, range(len(self.columns)))
+        else:
+            moved = self._rewrite(look, row)
+            if moved and self._flash_columns and self.flashing:
+                self._flash(key, moved)
+            seen.add(at, moved)
+
+    def _rewrite(self, look: Look, row: Row) -> Iterable[int]:
+        """Write the cells of a row that a change may have changed; return the columns that look different now."""
+        before, look.row = look.row, row
+        tint, look.tint = look.tint, self.row_tone(row) if self.row_tone else ""
+        whole = before is row  # changed in place: what it was is not known any more
+        moved = [
+            at
+            for at, field in enumerate(self._fields)
+            if (whole or field is None or before.get(field) != row.get(field))
+            and look.write(at, self.columns[at], row)
+        ]
+        return moved if tint == look.tint else range(len(self.columns))
+
+    def _tell(self, seen: Changes) -> None:
+        """Tell the view which cells changed, neighbours together: each telling costs more than painting a few cells."""
+        for left, right, top, end in seen.blocks():
+            self.dataChanged.emit(self.index(top, left), self.index(end, right))
 
     def _kept(self, key: str) -> bool:
-        row = self.rows[key]
+        return self._holds(self.rows[key])
+
+    def _holds(self, row: Row) -> bool:
         return (self.keep is None or self.keep(row)) and self.filter.still_holds(row)
 
     def _restless(self) -> bool:
@@ -247,12 +231,11 @@ class TableModel(QAbstractTableModel):
         leaving, self.leaving = self.leaving, {}
         self._remove([key for key in leaving if key in self.rows and not self._kept(key)])
 
-    def _flash(self, key: str, old: list[str]) -> None:
-        row = self.rows[key]
-        new = self.cells(key)
+    def _flash(self, key: str, moved: Iterable[int]) -> None:
         if active().still:
             return
-        hits = {at: monotonic() for at in self._flash_columns if new[at] != old[at] and row}
+        now = monotonic()
+        hits = {at: now for at in moved if at in self._flash_columns}
         if hits:
             self._flashes.setdefault(key, {}).update(hits)
 
@@ -261,13 +244,8 @@ class TableModel(QAbstractTableModel):
         if now - self._stepped_at < 0.08:
             return True
         self._stepped_at = now
-        for key in list(self._flashes):
-            cells = self._flashes[key]
-            for at in [at for at, when in cells.items() if now - when > FLASH_S]:
-                del cells[at]
-            if not cells:
-                del self._flashes[key]
-            self._touch(key)
+        if self._flashes:
+            self._fade(now)
         if not self.frozen():
             if self.leaving:
                 self._dismiss()
@@ -278,33 +256,48 @@ class TableModel(QAbstractTableModel):
                 self.resort()
         return self._restless()
 
-    def tick(self) -> None:
-        """Rewrite the cells that change with time alone (ages, countdowns), where they are seen."""
+    def _fade(self, now: float) -> None:
+        """Let the cells that flash fade; those that have faded are told once more."""
+        span, seen = self.visible_span(), Changes()
+        for key in list(self._flashes):
+            cells = self._flashes[key]
+            at = self.pos.get(key)
+            if at is not None and span[0] <= at <= span[1]:
+                seen.add(at, sorted(cells))
+            for column in [column for column, when in cells.items() if now - when > FLASH_S]:
+                del cells[column]
+            if not cells:
+                del self._flashes[key]
+        self._tell(seen)
+
+    def tick(self, *, whole: bool = False) -> None:
+        """Rewrite the cells that change with time alone (ages, countdowns), where they are seen.
+
+        Rows without seconds in them are looked at every fourth time; ``whole``: now.
+        """
         if self.filter.timed and monotonic() - self._looked_at >= LOOK_AGAIN_S:
             self._look_again()
-        if not self._live_columns or not self.order:
+        self.lively = False
+        live = [at for at in self._live_columns if self.column_in_sight(at)]
+        if not live or not self.order:
             return
+        self._ticks += 1
+        whole = whole or self._ticks % SLOW_TICKS == 0
         first, last = self.visible_span()
-        rows = range(max(first, 0), min(last, len(self.order) - 1) + 1)
-        for column in self._live_columns:
-            moved = [at for at in rows if self._moved_on(self.order[at], column)]
-            if moved:  # one strip of the column, not a cell at a time: each telling costs more than a cell's paint
-                self.dataChanged.emit(self.index(moved[0], column), self.index(moved[-1], column))
+        seen = Changes()
+        for at in range(max(first, 0), min(last, len(self.order) - 1) + 1):
+            look = self._looks.get(self.order[at])
+            if look is not None and (whole or not look.slow):
+                seen.add(at, self._move_on(look, live))
+        self._tell(seen)
 
-    def _moved_on(self, key: str, column: int) -> bool:
-        """Rewrite a cell that changes with time alone; say whether it looks different now."""
-        cells = self._cells.get(key)
-        if cells is None:
-            return False
-        spec, row = self.columns[column], self.rows[key]
-        share = spec.bar(row) if spec.bar else None
-        painted, cells[column] = cells[column], spec.write(row)
-        looks = (cells[column], None if share is None else round(share * spec.width))
-        seen = self._looks.setdefault(key, {})
-        if seen.get(column) == looks and painted == cells[column]:
-            return False
-        seen[column] = looks
-        return True
+    def _move_on(self, look: Look, live: list[int]) -> list[int]:
+        """Rewrite a row's cells that change with time alone; return those that look different now."""
+        moved = [at for at in live if look.write(at, self.columns[at], look.row)]
+        texts = [look.texts[at] for at in live]
+        look.slow = not any(text.endswith(" s") for text in texts)
+        self.lively = self.lively or (not look.slow and any(map(fmt.in_tenths, texts)))
+        return moved
 
     def _look_again(self) -> None:
         """Let rows come and go that match the filter, or do not, with time alone."""
@@ -317,11 +310,6 @@ class TableModel(QAbstractTableModel):
                 self.waiting[key] = None
         if self.leaving or self.waiting:
             self.apply((), ())
-
-    def _touch(self, key: str) -> None:
-        at = self.pos.get(key)
-        if at is not None:
-            self.dataChanged.emit(self.index(at, 0), self.index(at, len(self.columns) - 1))
 
     def _admit(self) -> None:
         """Insert rows that came, in one batch; they wait while the order is frozen."""
@@ -341,11 +329,10 @@ class TableModel(QAbstractTableModel):
         self._set_order(upper + lower)
         self.endInsertRows()
 
-    def _remove(self, keys: list[str]) -> None:
+    def _remove(self, keys: Iterable[str]) -> None:
         rows = []
         for key in keys:
             self.waiting.pop(key, None)
-            self._cells.pop(key, None)
             self._looks.pop(key, None)
             self._values.pop(key, None)
             self._flashes.pop(key, None)
@@ -368,19 +355,19 @@ class TableModel(QAbstractTableModel):
         self.order = order
         self.pos = {key: at for at, key in enumerate(order)}
 
-    def _arranged(self) -> list[str]:
-        keep, holds = self.keep, self.filter.holds
-        rows: Iterable[tuple[str, Row]] = self.rows.items()
-        if self.filter.fields or self.filter.words:
-            rows = [(key, row) for key, row in rows if holds(row)]
-        keys = [key for key, row in rows if keep is None or keep(row)]
+    def _belonging(self, keys: Iterable[str]) -> list[str]:
+        keep, rows = self.keep, self.rows
+        found = self.filter.pick(keys, rows)
+        return found if keep is None else [key for key in found if keep(rows[key])]
+
+    def _arranged(self, keys: list[str]) -> list[str]:
         self._sort_due = False
         self._sorted_at = monotonic()
         return self._sorted(keys) if self.sorting else keys
 
     def _value_of(self, key: str) -> tuple[Any, ...]:
-        row = self.rows[key]
-        return tuple(self.columns[column].sort_value(row) for column, _ in self.sorting)
+        row, columns = self.rows[key], self.columns
+        return tuple([columns[column].sort_value(row) for column, _ in self.sorting])
 
     def _sorted(self, keys: list[str]) -> list[str]:
         """Sort by the chosen columns, the last first; rows without a value come last either way."""
@@ -438,12 +425,38 @@ class TableModel(QAbstractTableModel):
         self.resort()
 
     def set_filter(self, text: str) -> None:
-        """Show only rows for which a filter holds (``gui.table_filter``)."""
-        self.filter_text = text.strip()
+        """Show only rows for which a filter holds (``gui.table_filter``).
+
+        Of a filter that narrows the one before, only the rows it showed are asked, and they are in order.
+        """
+        wider, self.filter_text = self.filter, text.strip()
         self.filter = parse(self.filter_text, self.columns, self.texts)
-        if not self.filter.words:
+        self._spare_texts()
+        if self.filter.narrows(wider) and not (self.waiting or self.leaving or self._sort_due):
+            self._show(self._belonging([key for key in self.order if key in self.rows]))
+        else:
+            self._show(self._arranged(self._belonging(self.rows)))
+
+    def read_ahead(self, seconds: float) -> bool:
+        """Write the texts a filter looks into, for so long; say whether some are left. ``rest`` ends it."""
+        if self._unread is None:
+            self._unread = iter(list(self.rows))
+        until = monotonic() + seconds
+        for key in self._unread:
+            if key in self.rows:
+                self.texts(self.rows[key])
+            if monotonic() >= until:
+                return True
+        return False
+
+    def rest(self) -> None:
+        """Read no further ahead; texts that no filter needs are given back."""
+        self._unread = None
+        self._spare_texts()
+
+    def _spare_texts(self) -> None:
+        if not self.filter.words and self._unread is None:
             self.texts.clear()
-        self.load()
 
     # --- Qt's side ----------------------------------------------------------------------------
 
@@ -486,9 +499,9 @@ class TableModel(QAbstractTableModel):
             return None
         column = self.columns[section]
         if role == DISPLAY:
-            return column.title + self._sort_mark(section)
+            return column.heading + self._sort_mark(section)
         if role == TOOL_TIP:
-            return column.about or column.title
+            return column.explained
         if role == ALIGN:
             return RIGHT if column.kind == "number" else LEFT
         return None
@@ -501,18 +514,28 @@ class TableModel(QAbstractTableModel):
                 return f" {fmt.DOWN if descending else fmt.UP}{number}"
         return ""
 
-    def cells(self, key: str) -> list[str]:
-        """Return the texts of a row, made once until it changes."""
-        found = self._cells.get(key)
+    def look(self, key: str) -> Look:
+        """Return what a row looks like, made once until it changes."""
+        found = self._looks.get(key)
         if found is None:
+            if len(self._looks) >= MOST_LOOKS:
+                self._looks.clear()  # of rows that were scrolled through
             row = self.rows.get(key, {})
-            found = self._cells[key] = [column.write(row) for column in self.columns]
+            tint = self.row_tone(row) if self.row_tone else ""
+            found = self._looks[key] = Look(self.columns, row, tint)
         return found
+
+    def cells(self, key: str) -> list[str]:
+        """Return the texts of a row."""
+        return self.look(key).texts
 
     def tone(self, key: str, column: int) -> str:
         """Return the colour token of a cell, empty for plain text."""
-        made = self.columns[column].tone
-        return made(self.rows.get(key, {})) if made else ""
+        return self.look(key).tones[column]
+
+    def flashing_cells(self, key: str) -> Iterable[int]:
+        """Return the columns of a row that still flash."""
+        return self._flashes.get(key, ())
 
     def flash_of(self, key: str, column: int) -> float:
         """Return how bright a cell still flashes: 1 just changed, 0 at rest."""
@@ -536,12 +559,12 @@ class TableModel(QAbstractTableModel):
                 continue
             whole = sum((_exact(column.value(row)) for row in rows), Decimal(0))
             if whole:
-                found.append((column.title, column.write({column.key: format(whole, "f")})))
+                found.append((column.heading, column.write({column.key: format(whole, "f")})))
         return found
 
     def as_tsv(self, keys: list[str], columns: list[int]) -> str:
         """Return rows as tab-separated text with a title line, for the clipboard."""
-        lines = ["\t".join(self.columns[at].title for at in columns)]
+        lines = ["\t".join(self.columns[at].heading for at in columns)]
         lines += ["\t".join(_pasted(self.cells(key)[at]) for at in columns) for key in keys]
         return "\n".join(lines)
 

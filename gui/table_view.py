@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PySide6.QtCore import QEvent, QItemSelectionModel, QModelIndex, QPoint, QRect, Qt, Signal
 from PySide6.QtGui import (
+    QAccessible,
     QContextMenuEvent,
     QGuiApplication,
     QKeyEvent,
@@ -20,15 +21,15 @@ from PySide6.QtWidgets import (
     QAbstractItemView,
     QHeaderView,
     QMenu,
-    QStyleOptionViewItem,
     QTableView,
     QWidget,
 )
 
-from gui.row_delegate import RowDelegate
+from gui.row_painter import Place, RowPainter
 from gui.table_header import TableHeader
-from gui.table_model import TableModel
+from gui.table_model import Index, TableModel
 from gui.theme import active
+from gui.words import tr
 
 SELECT_ROWS = QAbstractItemView.SelectionBehavior.SelectRows
 EXTENDED = QAbstractItemView.SelectionMode.ExtendedSelection
@@ -36,6 +37,7 @@ ONLY_THIS_ROW = (
     QItemSelectionModel.SelectionFlag.ClearAndSelect | QItemSelectionModel.SelectionFlag.Rows
 )
 FIT_ROWS = 50  # looked at for a width, where fewer are in sight
+FEW_COLUMNS = 6  # changed in a row; of more the whole row is painted
 PER_PIXEL = QAbstractItemView.ScrollMode.ScrollPerPixel
 
 
@@ -75,23 +77,25 @@ class TableView(QTableView):
         self.fill_header_menu: Callable[[QMenu], None] | None = None
         self._menu_open = False
         self._hover = -1
-        self._rows = RowDelegate(model, self)
+        self._rows = RowPainter(model)
         self._rows.current_row = lambda: self._hover
         self._set_up()
         model.frozen = self.is_frozen
         model.order_held = self.is_order_held
         model.visible_span = self.span
+        model.column_in_sight = self.shows_column
         self.setModel(model)
         self._set_up_header()
         model.rowsInserted.connect(self._hold_place)
-        model.dataChanged.connect(self._freshen_frozen)
         self.selectionModel().selectionChanged.connect(lambda *_: self.chosen.emit())
         self.activated.connect(self._on_activated)
         active().changed.connect(self.restyle)
         self.restyle()
 
     def _set_up(self) -> None:
-        self.setItemDelegate(self._rows)
+        self.viewport().setAttribute(
+            Qt.WidgetAttribute.WA_OpaquePaintEvent
+        )  # else what lies below is painted at each change of a cell
         self.setSelectionBehavior(SELECT_ROWS)
         self.setSelectionMode(EXTENDED)
         self.setVerticalScrollMode(PER_PIXEL)
@@ -140,6 +144,14 @@ class TableView(QTableView):
         first = self.verticalScrollBar().value() // height
         return (first, first + self.viewport().height() // height + 1)
 
+    def shows_column(self, at: int) -> bool:
+        """Say whether a column can be seen: not hidden, and not beyond an edge."""
+        if self.isColumnHidden(at):
+            return False
+        left = self.columnViewportPosition(at)
+        inside = left < self.viewport().width() and left + self.columnWidth(at) > 0
+        return inside or (self.header.frozen and at == self.header.first())
+
     def is_frozen(self) -> bool:
         """Say whether rows must hold still: pointer over them, or a menu open on them."""
         return self._menu_open or (self._hover >= 0 and self.viewport().underMouse())
@@ -163,6 +175,8 @@ class TableView(QTableView):
 
     def chosen_keys(self) -> list[str]:
         """Return the keys of the selected rows, from top to bottom."""
+        if not self.selectionModel().hasSelection():
+            return []
         rows = sorted({index.row() for index in self.selectionModel().selectedRows()})
         order = self.table.order
         return [order[row] for row in rows if row < len(order)]
@@ -260,11 +274,16 @@ class TableView(QTableView):
         """Paint the rows, or what will be here when there are none."""
         ranges = self.selectionModel().selection()
         chosen = (ranges.at(at) for at in range(ranges.count()))
-        self._rows.chosen = [(part.top(), part.bottom()) for part in chosen]
-        self._rows.first = self.header.first()
-        super().paintEvent(event)
+        rows, top = self._rows, -self.verticalHeader().offset()
+        rows.chosen = [(part.top(), part.bottom()) for part in chosen]
+        rows.first = self.header.first()
+        rows.height = max(1, self.verticalHeader().defaultSectionSize())
+        painter, places = QPainter(self.viewport()), self._places()
+        for area in event.region():  # type: ignore[attr-defined]  # the stubs do not know
+            rows.paint(painter, area, top, places)
         if width := self.header.frozen_width():
-            self._paint_frozen(width)
+            self._paint_frozen(painter, width, top)
+        painter.end()
         if self.table.order or not self.empty_title:
             return
         filtered = bool(self.table.filter_text)
@@ -274,32 +293,48 @@ class TableView(QTableView):
         paint_empty(painter, self.viewport().rect().adjusted(24, 8, -24, -8), title, text)
         painter.end()
 
-    def _paint_frozen(self, width: int) -> None:
-        """Paint the first column once more, over what is scrolled below it."""
-        painter = QPainter(self.viewport())
-        option, column = QStyleOptionViewItem(), self.header.first()
-        height = self.verticalHeader().defaultSectionSize()
-        first, last = self.span()
-        ground = self.palette().base()
-        for at in range(first, min(last, len(self.table.order) - 1) + 1):
-            option.rect = QRect(0, self.rowViewportPosition(at), width, height)
-            painter.fillRect(option.rect, ground)
-            painter.setClipRect(option.rect)
-            self._rows.paint(painter, option, self.table.index(at, column))
-        painter.setClipping(False)
-        painter.fillRect(QRect(width - 1, 0, 1, self.viewport().height()), active().colors["line"])
-        painter.end()
+    def _places(self) -> list[Place]:
+        """Return the columns in sight, from left to right."""
+        header, right = self.header, self.viewport().width()
+        found = []
+        for visual in range(header.count()):
+            at = header.logicalIndex(visual)
+            left, width = header.sectionViewportPosition(at), header.sectionSize(at)
+            if left < right and left + width > 0 and width:
+                found.append((at, left, width))
+        return sorted(found, key=lambda place: place[1])
 
-    def _freshen_frozen(self, upper: QModelIndex, lower: QModelIndex) -> None:
-        """Paint frozen cells whose own place is scrolled out of sight."""
-        if width := self.header.frozen_width():
-            top = self.rowViewportPosition(upper.row())
-            height = (lower.row() - upper.row() + 1) * self.verticalHeader().defaultSectionSize()
-            self.viewport().update(QRect(0, top, width, height))
+    def _paint_frozen(self, painter: QPainter, width: int, top: int) -> None:
+        """Paint the first column once more, over what is scrolled below it."""
+        box = QRect(0, 0, width, self.viewport().height())
+        painter.setClipRect(box)
+        self._rows.paint(painter, box, top, [(self.header.first(), 0, width)])
+        painter.fillRect(QRect(width - 1, 0, 1, box.height()), active().colors["line"])
+        painter.setClipping(False)
+
+    def dataChanged(self, upper: Index, lower: Index, roles: Sequence[int] = ()) -> None:
+        """Paint the cells that changed and no pixel more; Qt would take the neighbours below and to the right along."""
+        if QAccessible.isActive():
+            super().dataChanged(upper, lower, roles)
+        height = self.verticalHeader().defaultSectionSize()
+        top = self.rowViewportPosition(upper.row())
+        tall = (lower.row() - upper.row() + 1) * height
+        columns = range(upper.column(), lower.column() + 1)
+        if len(columns) > FEW_COLUMNS:
+            self.viewport().update(0, top, self.viewport().width(), tall)
+            return
+        for at in columns:
+            left, width = self.columnViewportPosition(at), self.columnWidth(at)
+            if width:
+                self.viewport().update(left, top, width, tall)
+        if width := self.header.frozen_width():  # what is frozen has its own place out of sight
+            self.viewport().update(0, top, width, tall)
 
     def scrollContentsBy(self, dx: int, dy: int) -> None:
         """Scroll; pixels that were moved sideways do not take the frozen column along."""
         super().scrollContentsBy(dx, dy)
+        if dx:
+            self.table.tick(whole=True)  # columns that come into sight have the ages of now
         if dx and self.header.frozen:
             self.viewport().update()
             self.header.viewport().update()
@@ -333,21 +368,21 @@ class TableView(QTableView):
         menu.setAccessibleName("Columns")
         here = self.header.logicalIndexAt(where)
         if here >= 0:
-            title = self.table.columns[here].title
-            menu.addAction(f"Hide {title}", lambda: self.show_column(here, False))
-            menu.addAction(f"Fit {title}", lambda: self.fit_columns([here]))
-        menu.addAction("Fit all columns", self.fit_columns)
-        freeze = menu.addAction("Freeze first column")
+            title = self.table.columns[here].heading
+            menu.addAction(f"{tr('Hide')} {title}", lambda: self.show_column(here, False))
+            menu.addAction(f"{tr('Fit')} {title}", lambda: self.fit_columns([here]))
+        menu.addAction(tr("Fit all columns"), self.fit_columns)
+        freeze = menu.addAction(tr("Freeze first column"))
         freeze.setCheckable(True)
         freeze.setChecked(self.header.frozen)
         freeze.toggled.connect(self.freeze_first)
-        menu.addAction("Reset columns", self.reset_columns)
+        menu.addAction(tr("Reset columns"), self.reset_columns)
         if self.fill_header_menu:
             self.fill_header_menu(menu)
         menu.addSeparator()
         for at, column in enumerate(self.table.columns):
-            action = menu.addAction(column.title or column.key)
-            action.setToolTip(column.about)
+            action = menu.addAction(column.heading or column.key)
+            action.setToolTip(column.explained)
             action.setCheckable(True)
             action.setChecked(not self.isColumnHidden(at))
             action.toggled.connect(lambda on, at=at: self.show_column(at, on))
@@ -380,6 +415,7 @@ class TableView(QTableView):
         shown = [i for i in range(len(self.table.columns)) if not self.isColumnHidden(i)]
         if on or shown != [at]:
             self.setColumnHidden(at, not on)
+            self.table.tick(whole=True)
             self._note_change()
 
     def reset_columns(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from PySide6.QtCore import QByteArray, QObject, QRectF, Qt, Signal
 from PySide6.QtGui import (
@@ -167,6 +168,20 @@ _BLUE_ORANGE = {
     "contrast_light": {"pos": "#003E8A", "neg": "#7A2E00"},
 }
 
+_ROLE = QPalette.ColorRole
+_ROLES: dict[str, tuple[QPalette.ColorRole, str]] = {
+    "window": (_ROLE.Window, "window"), "surface": (_ROLE.Base, "base"), "raised": (_ROLE.Button, "button"),
+    "line": (_ROLE.Mid, "mid"), "edge": (_ROLE.Light, "light"), "text": (_ROLE.Text, "text"),
+    "muted": (_ROLE.PlaceholderText, "placeholder-text"), "accent": (_ROLE.Accent, "accent"),
+    "crit": (_ROLE.BrightText, "bright-text"), "selection": (_ROLE.Highlight, "highlight"),
+    # No role is meant for these: they stand in roles that nothing here is drawn by (no rows alternate by Qt's hand,
+    # no link was ever visited, tool tips are the sheet's).
+    "field": (_ROLE.AlternateBase, "alternate-base"), "off": (_ROLE.ToolTipBase, "tooltip-base"),
+    "faint": (_ROLE.ToolTipText, "tooltip-text"), "border": (_ROLE.Midlight, "midlight"),
+    "kill": (_ROLE.LinkVisited, "link-visited"), "on_accent": (_ROLE.Shadow, "shadow"),
+}  # fmt: skip
+"""The colours of the style sheet: the role of the palette that holds each, and what the sheet calls it."""
+
 INKS = ("text", "muted", "pos", "neg", "warn", "crit", "accent", "gain", "loss")
 GROUNDS = ("window", "surface", "raised", "zebra", "hover", "selection")
 TINTED = ("pos", "neg", "warn", "crit", "accent", "muted", "gain", "loss")
@@ -251,6 +266,7 @@ class Theme(QObject):
         self.still = False  # nothing flashes or fades
         self.tokens = priced(DARK, self.prices)
         self.colors: dict[str, QColor] = {}
+        self._fonts: dict[tuple[int, int], QFont] = {}
         self._follows = False
         self._fill()
 
@@ -285,7 +301,6 @@ class Theme(QObject):
         name = self._of_system() if self.choice == SYSTEM else self.choice
         self.tokens = priced(THEMES.get(name, DARK), self.prices)
         self._fill()
-        _icon.cache_clear()
         app = QApplication.instance()
         if isinstance(app, QApplication):
             app.setPalette(_palette(self.tokens))
@@ -315,7 +330,7 @@ class Theme(QObject):
     @property
     def sheet(self) -> str:
         """Return the style sheet; for the window: on the application it costs four times as much to change."""
-        return _qss(self.tokens, self.px(12))
+        return _qss(self.px(12))
 
     def px(self, size: float) -> int:
         """Return a text size in pixels at the current text scale."""
@@ -323,11 +338,14 @@ class Theme(QObject):
 
     def font(self, size: float = 12.5, weight: int = 400) -> QFont:
         """Return the desk's font with figures of equal width."""
-        font = QFont(_family())
-        font.setPixelSize(self.px(size))
-        font.setWeight(QFont.Weight(weight))
-        font.setFeature(QFont.Tag("tnum"), 1)
-        return font
+        look = self.px(size), weight
+        made = self._fonts.get(look)
+        if made is None:
+            made = self._fonts[look] = QFont(_family())
+            made.setPixelSize(look[0])
+            made.setWeight(QFont.Weight(weight))
+            made.setFeature(QFont.Tag("tnum"), 1)
+        return QFont(made)
 
     @property
     def row_height(self) -> int:
@@ -359,20 +377,26 @@ def _palette(t: Tokens) -> QPalette:
     palette = QPalette()
     role = QPalette.ColorRole
     for which, color in (
-        (role.Window, t.window), (role.WindowText, t.text), (role.Base, t.surface),
-        (role.AlternateBase, t.zebra), (role.Text, t.text), (role.Button, t.raised),
-        (role.ButtonText, t.text), (role.BrightText, t.crit), (role.Highlight, t.selection),
-        (role.HighlightedText, t.text), (role.ToolTipBase, t.raised), (role.ToolTipText, t.text),
-        (role.PlaceholderText, t.muted), (role.Link, t.accent), (role.Light, t.edge),
-        (role.Midlight, t.line), (role.Mid, t.line), (role.Dark, t.line), (role.Shadow, t.window),
-        (role.Accent, t.accent),
+        (role.WindowText, t.text), (role.ButtonText, t.text), (role.HighlightedText, t.text),
+        (role.Link, t.accent), (role.Dark, t.line),
     ):  # fmt: skip
         palette.setColor(which, QColor(color))
-    off = QPalette.ColorGroup.Disabled
-    faint = _mix(t.muted, t.surface, 0.45)
+    for name, color in _sheet_colors(t).items():
+        palette.setColor(_ROLES[name][0], QColor(color))
     for which in (role.WindowText, role.Text, role.ButtonText):
-        palette.setColor(off, which, QColor(faint))
+        palette.setColor(QPalette.ColorGroup.Disabled, which, QColor(_faint(t)))
     return palette
+
+
+def _faint(t: Tokens) -> str:
+    return _mix(t.muted, t.surface, 0.45)
+
+
+def _sheet_colors(t: Tokens) -> dict[str, str]:
+    """Return the colours that the style sheet names: tokens, and what fields are on and off and edged with."""
+    field, off, border = (t.window, t.surface, t.line) if t.dark else (t.surface, t.raised, t.edge)
+    made = {"faint": _faint(t), "field": field, "off": off, "border": border}
+    return {name: made.get(name) or str(getattr(t, name)) for name in _ROLES}
 
 
 def _url(name: str) -> str:
@@ -387,11 +411,10 @@ def _mix(one: str, other: str, share: float) -> str:
     return "#{:02x}{:02x}{:02x}".format(*parts)
 
 
-def _qss(t: Tokens, px: int) -> str:
+def _qss(px: int) -> str:
+    """Return the sheet at a text size. Its colours are roles of the palette: another theme does not change it."""
     small = max(9, px - 1)
-    faint = _mix(t.muted, t.surface, 0.45)
-    dark = t.dark
-    field, off = (t.window, t.surface) if dark else (t.surface, t.raised)  # on, off
+    t = SimpleNamespace(**{name: f"palette({role})" for name, (_, role) in _ROLES.items()})
     return f"""
 QMainWindow::separator {{ background: {t.window}; width: 4px; height: 4px; }}
 QMainWindow::separator:hover {{ background: {t.accent}; }}
@@ -402,7 +425,7 @@ QMenuBar::item:selected {{ color: {t.text}; background: {t.raised}; border-radiu
 QMenu {{ background: {t.raised}; border: 1px solid {t.edge}; padding: 4px; }}
 QMenu::item {{ padding: 4px 24px 4px 12px; border-radius: 3px; }}
 QMenu::item:selected {{ background: {t.selection}; color: {t.text}; }}
-QMenu::item:disabled {{ color: {faint}; }}
+QMenu::item:disabled {{ color: {t.faint}; }}
 QMenu::separator {{ height: 1px; background: {t.line}; margin: 4px 6px; }}
 QToolBar {{ background: {t.surface}; border: none; padding: 0; spacing: 0; }}
 QStatusBar {{ background: {t.surface}; border-top: 1px solid {t.line}; }}
@@ -420,8 +443,8 @@ QTabBar::tab {{ background: {t.window}; color: {t.muted}; border: none;
 QTabBar::tab:selected {{ background: {t.surface}; color: {t.text}; border-top: 2px solid {t.accent}; }}
 QTabBar::tab:hover {{ color: {t.text}; }}
 QTabBar::tab:focus {{ border-top: 2px solid {t.text}; }}
-QLineEdit, QPlainTextEdit, QComboBox, QAbstractSpinBox {{ background: {field}; color: {t.text};
-  border: 1px solid {t.line if dark else t.edge}; border-radius: 4px; padding: 2px 7px; font-size: {px}px;
+QLineEdit, QPlainTextEdit, QComboBox, QAbstractSpinBox {{ background: {t.field}; color: {t.text};
+  border: 1px solid {t.border}; border-radius: 4px; padding: 2px 7px; font-size: {px}px;
   selection-background-color: {t.selection}; selection-color: {t.text}; }}
 QLineEdit:focus, QPlainTextEdit:focus, QComboBox:focus {{ border: 1px solid {t.accent}; }}
 QLineEdit[invalid="true"] {{ border: 1px solid {t.crit}; }}
@@ -432,14 +455,14 @@ QPushButton {{ background: {t.raised}; color: {t.text}; border: 1px solid {t.edg
 QPushButton:hover {{ border-color: {t.muted}; }}
 QPushButton:pressed {{ background: {t.selection}; }}
 QPushButton:focus {{ border-color: {t.accent}; }}
-QPushButton:disabled {{ color: {faint}; border-color: {t.line}; background: transparent; }}
+QPushButton:disabled {{ color: {t.faint}; border-color: {t.line}; background: transparent; }}
 QPushButton:checked {{ background: {t.selection}; border-color: {t.accent}; }}
 QPushButton[variant="primary"] {{ background: {t.accent}; color: {t.on_accent}; border-color: {t.accent}; }}
 QPushButton[variant="primary"]:focus {{ border-color: {t.text}; }}
-QPushButton[variant="primary"]:disabled {{ background: transparent; color: {faint}; border-color: {t.line}; }}
+QPushButton[variant="primary"]:disabled {{ background: transparent; color: {t.faint}; border-color: {t.line}; }}
 QPushButton[variant="danger"] {{ color: {t.crit}; }}
-QPushButton[variant="danger"]:disabled {{ color: {faint}; }}
-QPushButton[variant="kill"] {{ background: {t.kill}; color: {t.on_kill}; border: 1px solid {t.kill};
+QPushButton[variant="danger"]:disabled {{ color: {t.faint}; }}
+QPushButton[variant="kill"] {{ background: {t.kill}; color: {DARK.on_kill}; border: 1px solid {t.kill};
   font-weight: 700; letter-spacing: 1px; padding: 5px 18px; }}
 QPushButton[variant="kill"]:hover, QPushButton[variant="kill"]:focus {{ border-color: {t.text}; }}
 QPushButton[variant="flat"] {{ background: transparent; border: 1px solid transparent;
@@ -447,7 +470,7 @@ QPushButton[variant="flat"] {{ background: transparent; border: 1px solid transp
 QPushButton[variant="flat"]:hover {{ color: {t.text}; background: {t.raised}; }}
 QPushButton[variant="flat"]:checked {{ color: {t.text}; background: {t.selection}; }}
 QPushButton[variant="flat"]:focus {{ border-color: {t.accent}; }}
-QLineEdit:disabled, QComboBox:disabled {{ color: {faint}; background: {off}; border-color: {t.line}; }}
+QLineEdit:disabled, QComboBox:disabled {{ color: {t.faint}; background: {t.off}; border-color: {t.line}; }}
 QComboBox::down-arrow {{ image: url({_url("chevron")}); width: 10px; height: 10px; }}
 QCheckBox::indicator, QListView::indicator, QMenu::indicator {{ width: 13px; height: 13px;
   border: 1px solid {t.muted}; border-radius: 3px; }}
@@ -455,7 +478,7 @@ QMenu::indicator {{ margin-left: 6px; }}
 QCheckBox::indicator:focus {{ border: 2px solid {t.accent}; }}
 QCheckBox::indicator:checked, QListView::indicator:checked, QMenu::indicator:checked {{ background: #1450A0;
   border-color: {t.accent}; image: url({_url("tick")}); }}
-QListView {{ background: {field}; border: 1px solid {t.line}; border-radius: 4px; }}
+QListView {{ background: {t.field}; border: 1px solid {t.line}; border-radius: 4px; }}
 QDialog {{ background: {t.surface}; }}
 QAbstractScrollArea::corner {{ background: {t.surface}; border: none; }}
 QScrollBar:vertical {{ background: transparent; width: 9px; margin: 0; }}

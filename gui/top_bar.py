@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import QRect, QSize, Qt
+from datetime import UTC, datetime
+
+from PySide6.QtCore import QRect, QSize, Qt, QTimer
 from PySide6.QtGui import QFontMetrics, QPainter, QPaintEvent
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
@@ -72,7 +74,8 @@ class Figure(QWidget):
         self._value = Caption(fmt.NONE, 15, 600, "text")
         self._title = Caption(title, 10.5, 500)
         lines.addWidget(self._title)
-        lines.addWidget(self._value)
+        lines.addWidget(self._value, 0, Qt.AlignmentFlag.AlignLeft)
+        self._value.hold()
         self.setMinimumWidth(width)
         self.setAccessibleName(title)
 
@@ -116,7 +119,21 @@ class TopBar(QWidget):
         self.review = Figure("HELD", 44)
         self.clock = Caption("", 13, 500, "text")
         self.clock.setAccessibleName("Clock")
+        self.clock.hold()
+        self._second = QTimer(self)
+        self._second.setTimerType(Qt.TimerType.PreciseTimer)
+        self._second.setSingleShot(True)
+        self._second.timeout.connect(self.tell_time)
         self._lay_out()
+        self.tell_time()
+
+    def tell_time(self) -> None:
+        """Show the time of day, as each second begins; a recording shows its own."""
+        now = datetime.now(UTC)
+        text = "" if self.desk.store.recorded else fmt.Times.of(now)
+        if self.clock.text() != text:
+            self.clock.setText(text)
+        self._second.start(1_001 - now.microsecond // 1_000)
 
     def _kill_button(self) -> QPushButton:
         button = self.desk.registry.button("trading.kill", "KILL", "kill")
@@ -154,7 +171,7 @@ class TopBar(QWidget):
         if self.arm.text() != text:
             self.arm.setText(text)
         self._show_money(row, live=store.connected)
-        self.clock.setText("" if store.recorded else fmt.Times.now())  # a recording shows its own
+        self.tell_time()
 
     def _show_money(self, row: Row, *, live: bool) -> None:
         quiet = "" if live else "muted"

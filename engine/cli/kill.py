@@ -331,6 +331,7 @@ async def _cancel(
             if args.flatten:
                 shared.flattened(args.scope)
             kill.stands = lambda: shared.stands(args.scope)
+            kill.shared = shared
         outcomes = await kill.run()
     finally:
         if shared is not None:

@@ -16,6 +16,7 @@ from engine.model.numbers import parse_decimal
 from engine.sheets import write_rows
 
 FORMATS: Final = ("html", "csv", "json")
+_WHOLE: Final = {"max_positions", "max_orders_per_day", "max_orders_per_second"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of each account at the begin (100000)",
     )
+    add(
+        "--limit",
+        type=_limit,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a limit of every account in the run, like max_order_quantity=100; none takes it away; may be repeated",
+    )
+    add("--progress", action="store_true", help="say on stderr how far it is, terminal or not")
     add("--format", choices=FORMATS, help="default: by the file's ending, else html")
     add("-o", "--out", type=Path, required=True, metavar="FILE")
 
@@ -53,6 +63,16 @@ def _speed(text: str) -> float:
     if not 0 < value <= 1e6:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 1000000")
     return value
+
+
+def _limit(text: str) -> tuple[str, str | int | None]:
+    name, _, value = text.partition("=")
+    name, value = name.strip(), value.strip()
+    if not name or not value:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=VALUE")
+    if value == "none":
+        return name, None
+    return name, int(value) if value.isdecimal() and name in _WHOLE else value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,8 +89,9 @@ def run(args: argparse.Namespace) -> int:
         accounts=args.accounts,
         speed=args.speed,
         cash=args.cash if not isinstance(args.cash, str) else parse_decimal(args.cash),
+        limits=dict(args.limit),
     )
-    shown = sys.stderr.isatty() and not args.json
+    shown = args.progress or (sys.stderr.isatty() and not args.json)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         made = runner.run(rerun(plan, _progress if shown else None))
     facts = made.summary()

@@ -34,11 +34,13 @@ from engine.stores.audit_rows import (
     tell_signal,
 )
 from engine.stores.journal_opening import Finding, Opener, open_file
-from engine.stores.journal_pending import Pending, fact_work
+from engine.stores.journal_pending import First, Pending, after, fact_work
 from engine.stores.journal_rows import (
+    PUT_COMMAND,
     PUT_ORDER,
     LoadedState,
     SignalEntry,
+    command_row,
     load_state,
     order_from_row,
     order_row,
@@ -66,6 +68,8 @@ class Journal:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._pending = Pending()
         self._audits: list[audit.Entry] = []
+        self._begun: dict[str, dict[str, Any]] = {}  # commands that are carried out, by id
+        self._first: list[First] = []
         self.failed: str = (
             ""  # why the journal can no longer be trusted; non-empty stops all sending
         )
@@ -118,13 +122,14 @@ class Journal:
         tell: Tell | None = None,
         *,
         closing: bool = False,
+        alone: bool = False,
     ) -> T:
         if self.failed and not closing:
             raise StoreError(self.failed)
         if self._thread is None:
             raise StoreError("the journal is closed")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._put(work, tell, future, closing=closing)
+        self._put(work, tell, future, closing=closing, alone=alone)
         return await future
 
     def _put(
@@ -134,9 +139,15 @@ class Journal:
         future: asyncio.Future[Any] | None = None,
         *,
         closing: bool = True,
+        alone: bool = False,
     ) -> None:
-        """Hand work to the thread, and the audit rows that were queued before it."""
-        audits, self._audits = self._audits, []
+        """Hand work to the thread, with the commands and the audit rows that were queued before it unless ``alone``."""
+        audits: list[audit.Entry] = []
+        if not alone:
+            audits, self._audits = self._audits, []
+            if self._first:
+                work, tell = after(self._first, work, tell)
+                self._first = []
         if self._thread is not None:
             self._thread.put(Job(work, future, audits, tell, closing))
 
@@ -249,28 +260,48 @@ class Journal:
         self, command_id: str, at: str, body: dict[str, Any]
     ) -> dict[str, Any] | None:
         """Note a command; return the earlier result when this id has been carried out before."""
+        if (running := self._begun.get(command_id)) is not None:
+            return running
         text = orjson.dumps(body)
 
         def work(connection: sqlite3.Connection) -> dict[str, Any] | None:
-            row = connection.execute(
-                "SELECT body, result FROM commands WHERE id = ?", (command_id,)
-            ).fetchone()
-            if row is not None:
-                result = orjson.loads(row["result"]) if row["result"] else {"result": "in progress"}
-                return {
-                    "body": orjson.loads(row["body"]),
-                    "result": result,
-                    "interrupted": result.get("error") == "INTERRUPTED",
-                }
-            connection.execute(
-                "INSERT INTO commands (id, at, body) VALUES (?, ?, ?)", (command_id, at, text)
-            )
-            return None
+            earlier = command_row(connection, command_id)
+            if earlier is None:
+                connection.execute(PUT_COMMAND, (command_id, at, text))
+            return earlier
 
         return await self._do(
             work,
             lambda earlier: [tell_command(at, command_id, body, text)] if earlier is None else [],
         )
+
+    async def begin_command(
+        self, command_id: str, at: str, body: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """As ``commit_command``, but the note goes with what is committed next: one wait for the disk instead of two.
+
+        For a command that does nothing before a commit of its own. ``note_result`` must follow, whatever comes of it.
+        """
+        if (running := self._begun.get(command_id)) is not None:
+            return running
+        result = {"result": "in progress"}
+        self._begun[command_id] = {"body": body, "result": result, "interrupted": False}
+        earlier: dict[str, Any] | None = self._begun[command_id]
+        try:
+            earlier = await self._do(lambda base: command_row(base, command_id), alone=True)
+        finally:
+            if earlier is not None:
+                del self._begun[command_id]
+        if earlier is None:
+            text = orjson.dumps(body)
+            self._first.append(
+                (
+                    lambda base: base.execute(PUT_COMMAND, (command_id, at, text)),
+                    lambda _: [tell_command(at, command_id, body, text)],
+                )
+            )
+            self._soon()
+        return earlier
 
     # ---- rows that follow the facts ------------------------------------------------------------------------
 
@@ -332,6 +363,7 @@ class Journal:
     def note_result(self, command_id: str, result: dict[str, Any]) -> None:
         """Write a command's result."""
         text, at = orjson.dumps(result, default=str), self._now()
+        self._begun.pop(command_id, None)  # its row is on its way: from now on the file knows
         self._put(
             lambda connection: connection.execute(
                 "UPDATE commands SET result = ? WHERE id = ?", (text, command_id)
@@ -350,7 +382,7 @@ class Journal:
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        if self._pending or self._audits:
+        if self._pending or self._audits or self._first:
             self._put(*self._pending.taken(self._now()))
 
     async def flushed(self) -> None:

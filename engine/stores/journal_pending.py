@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -16,8 +16,11 @@ from engine.model.messages import Fill
 from engine.model.numbers import to_text
 from engine.model.order import Order
 from engine.model.position import Position
+from engine.stores.audit import Entry
 from engine.stores.audit_rows import Tell, tell_fills, tell_outcomes
 from engine.stores.journal_rows import PUT_ORDER, PUT_POSITION, order_row, position_row
+
+T = TypeVar("T")
 
 PUT_FILL: Final = "INSERT OR IGNORE INTO fills VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 PUT_FACT: Final = "INSERT OR REPLACE INTO facts VALUES (?, ?, ?)"
@@ -25,6 +28,8 @@ DROP_FACT: Final = "DELETE FROM facts WHERE kind = ? AND key = ?"
 
 Facts = dict[tuple[str, str], dict[str, Any] | None]
 Writes = Callable[[sqlite3.Connection], None]
+First = tuple[Callable[[sqlite3.Connection], Any], Tell]
+"""Work to be done before other work in its transaction, and what it tells the audit trail."""
 
 
 @dataclass(slots=True)
@@ -95,3 +100,22 @@ def fact_work(facts: Facts) -> Writes:
         connection.executemany(DROP_FACT, gone)
 
     return work
+
+
+def after(
+    first: list[First],
+    work: Callable[[sqlite3.Connection], T],
+    tell: Tell | None,
+) -> tuple[Callable[[sqlite3.Connection], T], Tell]:
+    """Return work, and what it tells the audit trail, with other work done first in the same transaction."""
+
+    def both(connection: sqlite3.Connection) -> T:
+        for one, _ in first:
+            one(connection)
+        return work(connection)
+
+    def told(outcome: Any) -> list[Entry]:
+        entries = [entry for _, say in first for entry in say(None)]
+        return entries + (tell(outcome) if tell is not None else [])
+
+    return both, told

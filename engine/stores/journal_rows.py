@@ -33,6 +33,7 @@ PUT_POSITION = (
     f"INSERT OR REPLACE INTO positions ({', '.join(_POSITION_COLUMNS)}) "  # noqa: S608 (our own names)
     f"VALUES ({', '.join('?' * len(_POSITION_COLUMNS))})"
 )
+PUT_COMMAND = "INSERT OR IGNORE INTO commands (id, at, body) VALUES (?, ?, ?)"
 PUT_ORDER = (
     f"INSERT INTO orders ({', '.join(ORDER_COLUMNS)}) VALUES ({', '.join('?' * len(ORDER_COLUMNS))}) "  # noqa: S608 (our own names)
     "ON CONFLICT (cl_ord_id) DO UPDATE SET status = excluded.status, working = excluded.working, "
@@ -332,3 +333,18 @@ def page_of(
         item["cursor"] = f"{row[order]}|{item.pop('tie')}"
         page.append(item)
     return page
+
+
+def command_row(connection: sqlite3.Connection, command_id: str) -> dict[str, Any] | None:
+    """Read what came of a command, if it was given before."""
+    row = connection.execute(
+        "SELECT body, result FROM commands WHERE id = ?", (command_id,)
+    ).fetchone()
+    if row is None:
+        return None
+    result = orjson.loads(row["result"]) if row["result"] else {"result": "in progress"}
+    return {
+        "body": orjson.loads(row["body"]),
+        "result": result,
+        "interrupted": result.get("error") == "INTERRUPTED",
+    }

@@ -6,6 +6,7 @@ from gui.dialogs.accounts import AccountsDialog
 from gui.dialogs.base import Dialog
 from gui.dialogs.close_part import ClosePartDialog
 from gui.dialogs.codes import CodesDialog
+from gui.dialogs.comparison import ComparisonDialog
 from gui.dialogs.confirm import ConfirmDialog
 from gui.dialogs.export import ExportDialog
 from gui.dialogs.help import AboutDialog, ShortcutsDialog
@@ -21,6 +22,7 @@ from gui.dialogs.preferences import PreferencesDialog
 from gui.dialogs.rearm import RearmDialog
 from gui.dialogs.recording import RecordingDialog
 from gui.dialogs.report import ReportDialog
+from gui.dialogs.rerun import RerunDialog
 from gui.dialogs.review import ApproveDialog, ForceDialog
 from gui.dialogs.save_view import SaveViewDialog
 from gui.dialogs.scope import ScopeDialog
@@ -34,6 +36,7 @@ ALL: dict[str, type[Dialog]] = {
     "approve": ApproveDialog,
     "codes": CodesDialog,
     "close_part": ClosePartDialog,
+    "comparison": ComparisonDialog,
     "confirm": ConfirmDialog,
     "export": ExportDialog,
     "force": ForceDialog,
@@ -49,6 +52,7 @@ ALL: dict[str, type[Dialog]] = {
     "recording": RecordingDialog,
     "replace": ReplaceDialog,
     "report": ReportDialog,
+    "rerun": RerunDialog,
     "resolve": ResolveDialog,
     "scope": ScopeDialog,
     "save_view": SaveViewDialog,

@@ -233,6 +233,13 @@ class Dialog(QDialog):
         if self._go is not None:
             self._go.setEnabled(True)
 
+    def tell(self, problem: str) -> None:
+        """Say what is wrong with what was put in, or nothing any more."""
+        if problem:
+            self.fail(problem)
+        else:
+            self._error.hide()
+
     def run(self, work: Work, title: str) -> None:
         """Run a command; the dialog stays with the reason when it is refused, else it closes."""
         self._error.hide()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from time import monotonic
 
 from PySide6.QtWidgets import QPushButton
 
@@ -15,6 +16,8 @@ from gui.desk import Desk
 from gui.grouping import GroupedPanel, Parts
 from gui.table_model import Column
 from gui.undo import pause
+
+COUNT_AGAIN_S = 5.0  # what there is to do changes with time as well: sessions end
 
 
 class AccountsPanel(GroupedPanel):
@@ -41,6 +44,8 @@ class AccountsPanel(GroupedPanel):
         self.in_use.reset()
         super().__init__(desk)
         self.todo = QPushButton()
+        self._told = -1
+        self._counted_at = 0.0
         self.view.toggled.connect(self._on_toggled)
         desk.store.watch(tables.USAGE, self._on_usage, self._on_all_usage)
         desk.registry.add_all(self._commands())
@@ -79,6 +84,10 @@ class AccountsPanel(GroupedPanel):
     def tick(self) -> None:
         """Move ages on and say how much there is to do."""
         super().tick()
+        now = monotonic()
+        if self.store.news == self._told and now - self._counted_at < COUNT_AGAIN_S:
+            return
+        self._told, self._counted_at = self.store.news, now
         count = todo.urgent(todo.items(self.store.rows, self.store.age_of))
         text = f"{todo.MARKS['warn']} To do {count}" if count else "To do"
         if self.todo.text() != text:

@@ -14,7 +14,8 @@ from gui import columns as col
 from gui import formatting as fmt
 from gui.commands import Command
 from gui.desk import Desk
-from gui.panel import Caption, FilterEdit, Panel
+from gui.filter_edit import FilterEdit
+from gui.panel import Caption, Panel
 from gui.preview import MARKS, TONES, Asker
 from gui.table_model import Column, TableModel
 from gui.table_view import TableView
@@ -150,7 +151,7 @@ class EligibilityPanel(Panel):
             "Name a symbol, or take the selected signal: every account and every rule that stops it appear here. "
             "Nothing is sent."
         )
-        self.filter = FilterEdit(self.TITLE)
+        self.filter = FilterEdit(self.TITLE, self.model)
         self.filter.textChanged.connect(self.model.set_filter)
         self.total = Caption("", 13, 600, "text")
         self.total.setAccessibleName("What would come of it")

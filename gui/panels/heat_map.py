@@ -15,8 +15,9 @@ from gui import differences
 from gui import formatting as fmt
 from gui.commands import CONFIRM, HOLD, Command
 from gui.desk import Desk
+from gui.filter_edit import FilterEdit
 from gui.heat_map import Cell, HeatMap
-from gui.panel import Caption, FilterEdit, Panel
+from gui.panel import Caption, Panel
 
 FLAT = Cell("·", "muted")
 NOT_COMPARED = "not compared"

@@ -235,6 +235,11 @@ class PnlPanel(Panel):
         self.chart.setVisible(some)
         if not some and self.problem:
             self._note.say("The curves cannot be read", self.problem)
+        elif not some and self.store.recorded and self.of != TOTAL:
+            self._note.say(
+                "A recording has the total alone",
+                "Curves of accounts and strategies are the engine's to tell; All has what was recorded.",
+            )
         elif not some:
             self._note.say("No profit or loss yet", "The curve begins with the first fill.")
         self.chart.zero = self.series != "equity"

@@ -6,20 +6,21 @@ from collections.abc import Iterable
 from time import monotonic
 from typing import Any
 
-from PySide6.QtCore import Qt, QTimer
+from PySide6.QtCore import QTimer
 from PySide6.QtGui import QHideEvent, QShowEvent
 
 from engine.client import Row
 from engine.errors import CommandRefused
 from engine.model import tables
-from gui import formatting as fmt
 from gui import levels as lv
-from gui.chart_marks import fill_marks, signal_marks
+from gui.chart_marks import FillMarks, mark_near, signal_marks
 from gui.commands import CONFIRM, Command
 from gui.desk import Desk
 from gui.pace import Pace
 from gui.panel import CHARTS_AFTER_MS, Caption, EmptyNote, Panel
 from gui.price_choosers import accounts_of, combo_box, held_rows, offer, symbols_of
+from gui.price_words import bar_words, beyond_words, why_empty
+from gui.time_chart import TimeChart
 
 INTERVALS = ((5, "5 s"), (60, "1 min"), (300, "5 min"), (900, "15 min"), (3600, "1 h"))
 ASKED = 1_000  # bars of one reading
@@ -27,15 +28,11 @@ SHOWN = 120  # bars in sight at first
 ROOM = 0.12  # of what is in sight, kept free right of the last bar
 AGAIN_S = 60.0  # bars are read anew, which heals every gap
 RETRY_S = 3.0
+LABEL_ROOM_PX = 14
 MARKS_EVERY_S = 1.0
-REACH = 3.0  # heights of the candles, to which "fit" stretches for lines
-NEAR = 0.025  # or this share of the price
-LABEL_PX = 21  # labels nearer than this to each other stand side by side
-LABEL_RIGHT, LABEL_LEFT = 0.985, 0.4  # shares of the width between which labels stand
-LABELS_FIRST = (lv.STOP, lv.ORDER, lv.TARGET, lv.ENTRY)
 
 
-class PricePanel(Panel):
+class PricePanel(TimeChart, Panel):
     """One symbol's price, and everything of ours at it."""
 
     NAME = "price"
@@ -47,21 +44,19 @@ class PricePanel(Panel):
         self.symbol = ""
         self.interval_s = 60
         self.account = ""
-        self.follow = True
         self.fit = True
         self.problem = ""
         self.marks: list[dict[str, Any]] = []
+        self._fills = FillMarks()
         self.levels: Any = None  # gui.level_lines.LevelLines, once the chart is built
         self.series: Any = None  # gui.bar_series.BarSeries, once the chart is built
-        self._plot: Any = None
-        self._span = float(SHOWN * self.interval_s)
+        self._span: float = float(SHOWN * self.interval_s)
         self._beyond = (0, 0)  # lines above and below what is in sight
         self._loading = False
-        self._asked_at = float("-inf")
-        self._marked_at = float("-inf")
+        self._asked_at = self._marked_at = float("-inf")
         self._levels_due = self._marks_due = True
         self._pace = Pace(
-            lambda: self._plot.cost_ms if self._plot is not None else 0.0, desk.store.meter.p99
+            lambda: self.plot.cost_ms if self.plot is not None else 0.0, desk.store.meter.p99
         )
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -78,32 +73,21 @@ class PricePanel(Panel):
     def _commands(self) -> list[Command]:
         group = "Price chart"
 
-        def there() -> bool:
-            return self._plot is not None
-
         def some() -> bool:
-            return self.can_command() and there() and bool(self.levels.movable())
+            return self.can_command() and self.levels is not None and bool(self.levels.movable())
 
         return [
-            Command("price.follow", "Price: follow the newest bar", self._toggle_follow, "chart live right edge",
-                    "End", group, scope=self, checked=lambda: self.follow, about="Keep the newest bar in sight"),
+            *self.moving_commands("price", "Price", "bar", self),
             Command("price.fit", "Price: fit stops and orders", self._toggle_fit, "chart scale range",
                     "A", group, scope=self, checked=lambda: self.fit,
                     about="Scale so that every line is in sight, not only the candles"),
-            Command("price.zoom_in", "Price: zoom in", lambda: self._zoom(0.7), "chart closer", "+ | =", group,
-                    scope=self, enabled=there),
-            Command("price.zoom_out", "Price: zoom out", lambda: self._zoom(1 / 0.7), "chart wider", "-", group,
-                    scope=self, enabled=there),
-            Command("price.left", "Price: move left", lambda: self._pan(-0.25), "chart pan earlier", "Left", group,
-                    scope=self, enabled=there),
-            Command("price.right", "Price: move right", lambda: self._pan(0.25), "chart pan later", "Right", group,
-                    scope=self, enabled=there),
             Command("price.next_symbol", "Price: next symbol", lambda: self._step(1), "chart", "PgDown", group,
                     scope=self),
             Command("price.last_symbol", "Price: symbol before", lambda: self._step(-1), "chart", "PgUp", group,
                     scope=self),
-            Command("price.pick", "Price: move a stop or target with the arrow keys", self._pick,
-                    "chart stop loss take profit drag", "L", group, CONFIRM, scope=self, enabled=some,
+            Command("price.pick", "Price: move a stop or target with the arrow keys",
+                    lambda: self.levels.pick() if self.levels else None, "chart stop loss take profit drag", "L",
+                    group, CONFIRM, scope=self, enabled=some,
                     about="Takes the next line: ↑ and ↓ move it, Return asks to send it, Escape puts it back"),
             Command("price.stops", "Price: type the stops…", self._type_stops, "chart stop loss take profit", "S",
                     group, CONFIRM, scope=self, enabled=lambda: self.can_command() and bool(self._held()),
@@ -125,13 +109,8 @@ class PricePanel(Panel):
         self._intervals.setCurrentIndex(self._intervals.findData(self.interval_s))
         self._intervals.currentIndexChanged.connect(self._on_interval)
         button = self.desk.registry.button
-        self.tools = [
-            self._symbols,
-            self._accounts,
-            self._intervals,
-            button("price.fit", "Fit", "flat"),
-            button("price.follow", "Follow", "flat"),
-        ]
+        fit, follow = button("price.fit", "Fit", "flat"), button("price.follow", "Follow", "flat")
+        self.tools = [self._symbols, self._accounts, self._intervals, fit, follow]
         self._figure = Caption("", 12, 500, "text")
         self._figure.setContentsMargins(10, 4, 10, 2)
         self._figure.shrink()
@@ -143,10 +122,10 @@ class PricePanel(Panel):
     def showEvent(self, event: QShowEvent) -> None:
         """Build the chart the first time it is seen."""
         super().showEvent(event)
-        if self._plot is None:
+        if self.plot is None:
             QTimer.singleShot(CHARTS_AFTER_MS, self, self._build_chart)
         self._levels_due = self._marks_due = True
-        self._draw_soon()
+        self.redraw()
 
     def hideEvent(self, event: QHideEvent) -> None:
         """Draw nothing more until it is seen again."""
@@ -154,20 +133,13 @@ class PricePanel(Panel):
         self._timer.stop()
 
     def _build_chart(self) -> None:
-        if self._plot is not None or not self.isVisible():
+        if self.plot is not None or not self.isVisible():
             return
         from gui import chart_items, charts
         from gui.level_lines import LevelLines
 
-        self._plot = plot = charts.plot(
-            "Price chart", {"bottom": charts.time_axis(), "left": charts.price_axis()}
-        )
-        plot.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-        plot.setMouseEnabled(x=True, y=False)
-        box = plot.getPlotItem().vb
-        box.disableAutoRange()
-        box.sigRangeChangedManually.connect(self._on_hand)
-        box.sigXRangeChanged.connect(lambda *_: self._fit_height())
+        axes = {"bottom": charts.time_axis(), "left": charts.price_axis()}
+        plot = self.make_plot("Price chart", axes)
         self._new_series()
         self._candles = chart_items.Candles()
         plot.addItem(self._candles, ignoreBounds=True)
@@ -206,12 +178,12 @@ class PricePanel(Panel):
 
     def _clear(self) -> None:
         """Forget the bars: those shown are of something else."""
-        if self._plot is not None:
+        if self.plot is not None:
             self._new_series()
         self.problem = ""
         self.follow = True
         self._levels_due = self._marks_due = True
-        self._draw_soon()
+        self.redraw()
 
     def _choose_symbols(self) -> None:
         known = symbols_of(self.store, self.symbol)
@@ -231,7 +203,7 @@ class PricePanel(Panel):
     def _on_account(self) -> None:
         self.account = str(self._accounts.currentData() or "")
         self._levels_due = self._marks_due = True
-        self._draw_soon()
+        self.redraw()
         self.desk.layout_touched.emit()
 
     def _on_interval(self) -> None:
@@ -249,7 +221,7 @@ class PricePanel(Panel):
     # --- bars ---------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        if self._plot is None or not self.symbol or not self.isVisible() or not self.can_command():
+        if self.plot is None or not self.symbol or not self.isVisible() or not self.can_command():
             return
         self._asked_at = monotonic()
         self._loading = True
@@ -276,12 +248,12 @@ class PricePanel(Panel):
 
     def _on_bars(self, changed: Iterable[str], _removed: Any) -> None:
         key = f"{self.symbol}@{5 if self.interval_s == 5 else 60}"
-        if key not in changed or self._plot is None or self._loading:
+        if key not in changed or self.plot is None or self._loading:
             return
         row = self.store.rows(tables.BARS)[key]
         self.series.take(row)
         self.problem = ""
-        self._draw_soon()
+        self.redraw()
 
     # --- drawing ------------------------------------------------------------------------------
 
@@ -292,6 +264,7 @@ class PricePanel(Panel):
         self._marks_due = True
 
     def _on_reset(self) -> None:
+        self._fills.forget()
         self._levels_due = self._marks_due = True
         self._load()
 
@@ -301,13 +274,18 @@ class PricePanel(Panel):
             self.levels.cancel()
         self._draw_levels_soon()
 
-    def _draw_soon(self) -> None:
-        if self._plot is not None and self.isVisible() and not self._timer.isActive():
+    def redraw(self) -> None:
+        """Draw soon if it is seen, else with its next turn after it was raised."""
+        if self.plot is None or self._timer.isActive():
+            return
+        if not self.in_sight():
+            self._marks_due = True
+        else:
             self._timer.start(int(self._pace.left_s(monotonic()) * 1e3) + 1)
 
     def tick(self) -> None:
         """Offer new symbols, read again what is old, draw what is due; nothing while it is out of sight."""
-        if self._plot is None or not self.isVisible():
+        if self.plot is None or not self.isVisible():
             return
         self._choose_symbols()
         self._choose_accounts()
@@ -315,16 +293,16 @@ class PricePanel(Panel):
         if since >= (RETRY_S if self.problem or not len(self.series) else AGAIN_S):
             self._load()
         if self._marks_due or self._levels_due:
-            self._draw_soon()
+            self.redraw()
 
     def draw(self) -> None:
         """Draw what changed."""
-        if self._plot is None or not self.isVisible():
+        if self.plot is None or not self.isVisible():
             return
         now = monotonic()
         self._pace.note(now)
         some = bool(len(self.series))
-        self._plot.setVisible(some)
+        self.plot.setVisible(some)
         self._note.setVisible(not some)
         self._say()
         if not some:
@@ -342,80 +320,41 @@ class PricePanel(Panel):
         self._last.setVisible(True)
         if self.follow:
             self._glue()
-        self._fit_height()
+        self.fit_height()
 
     def _glue(self) -> None:
         right = self.series.end + self._span * ROOM
-        self._plot.setXRange(right - self._span, right, padding=0)
+        self.plot.setXRange(right - self._span, right, padding=0)
 
-    def _fit_height(self) -> None:
+    def fit_height(self) -> None:
+        """Scale to the candles in sight, and to the lines near them."""
         bars = self._candles.in_sight()
         if not len(bars):
             return
         low, high = float(bars[:, 3].min()), float(bars[:, 2].max())
         self._beyond = (0, 0)
         if self.fit:
-            low, high = self._with_lines(low, high)
-        room = (high - low or high * 1e-4) * 0.06
+            low, high, self._beyond = self.levels.reach(low, high)
+        # Half a label fits above the highest line and below the lowest.
+        height = max(1.0, self.plot.getPlotItem().vb.height())
+        room = (high - low or high * 1e-4) * max(0.06, LABEL_ROOM_PX / height)
         if not self.levels.moving:
-            self._plot.setYRange(low - room, high + room, padding=0)
-        self._place_labels()
-
-    def _with_lines(self, low: float, high: float) -> tuple[float, float]:
-        """Return a range with the lines in it, but for those so far off that the candles would be flat."""
-        reach = max(REACH * (high - low), high * NEAR)
-        prices = self.levels.prices()
-        near = [price for price in prices if low - reach <= price <= high + reach]
-        self._beyond = (
-            sum(price > high + reach for price in prices),
-            sum(price < low - reach for price in prices),
-        )
-        return min([low, *near]), max([high, *near])
-
-    def _place_labels(self) -> None:
-        """Put no label on another: what is moved and the last price first, stops before entries; no room, no label."""
-        box = self._plot.getPlotItem().vb
-        low, high = box.viewRange()[1]
-        wide, per_pixel = max(1.0, box.width()), (high - low) / max(1.0, box.height())
-        order = {name: at for at, name in enumerate(LABELS_FIRST)}
-        kinds = [
-            (order[self.levels.levels[name].kind], line) for name, line in self.levels.lines.items()
-        ]
-        taken: list[tuple[float, float, float]] = []  # left, right and height of those placed
-        for _, line in sorted(
-            [(-1, self._last), *kinds],
-            key=lambda one: (not (one[1].moving or one[1].waiting), one[0], one[1].value()),
-        ):
-            label, height = line.label, line.value() / per_pixel
-            width, right = label.boundingRect().width(), LABEL_RIGHT * wide
-            for left, end, at in sorted(taken, reverse=True):
-                if abs(at - height) < LABEL_PX and left < right and right - width < end:
-                    right = left - 4
-            shown = right - width >= LABEL_LEFT * wide or line.moving or line.waiting
-            label.setVisible(shown)
-            if shown:
-                label.setPosition(max(right / wide, 0.3))
-                taken.append((right - width, right, height))
+            self.plot.setYRange(low - room, high + room, padding=0)
+        self.levels.place_labels(self._last)
 
     def _draw_levels(self) -> None:
         rows = self.store.rows
-        found = lv.levels_of(
-            rows(tables.POSITIONS).values(),
-            rows(tables.ORDERS).values(),
-            self.symbol,
-            self.account,
-        )
+        positions, orders = rows(tables.POSITIONS).values(), rows(tables.ORDERS).values()
+        found = lv.levels_of(positions, orders, self.symbol, self.account)
         self.levels.draw(found, may_move=self.can_command())
 
     def _draw_marks(self) -> None:
         from gui import chart_items
 
         rows = self.store.rows
-        fills = [row for row in rows(tables.FILLS).values() if row["symbol"] == self.symbol]
+        fills = self._fills.of(rows, self.symbol, self.account, self.interval_s)
         signals = [row for row in rows(tables.SIGNALS).values() if row["symbol"] == self.symbol]
-        self.marks = fill_marks(
-            fills, rows(tables.ORDERS), rows(tables.SIGNALS), self.interval_s, self.account
-        ) + signal_marks(signals, self.series.price_at, self.interval_s)
+        self.marks = fills + signal_marks(signals, self.series.price_at, self.interval_s)
         self._scatter.setData(chart_items.spots(self.marks))
 
     # --- words --------------------------------------------------------------------------------
@@ -424,32 +363,22 @@ class PricePanel(Panel):
         """Write the line above the chart: the bar under the pointer, or the last."""
         if not len(self.series):
             self._figure.setText("")
-            if self.problem:
-                self._note.say("No candles", f"{self.problem} Trying again.")
-            elif self._loading:
-                self._note.say(f"Reading {self.symbol}…", "")
-            elif not self.symbol:
-                self._note.say("No symbol yet", "It begins with the first signal, order or price.")
-            else:
-                self._note.say("No prices yet", f"No price of {self.symbol} has come so far.")
+            recorded = self.store.recorded
+            self._note.say(
+                *why_empty(self.symbol, self.problem, loading=self._loading, recorded=recorded)
+            )
             return
         bar = self.series.bars[-1 if at is None else at]
-        opened, high, low, close = (self.series.text(value) for value in bar[1:])
         parts = [] if self.store.connected else ["◌ not live"]
-        parts += [f"{self.symbol} {fmt.Times.clock(_stamp(float(bar[0])))}"]
-        parts += [f"O {opened}  H {high}  L {low}  C {close}  {fmt.arrow(bar[4] - bar[1])}"]
+        parts.append(bar_words(self.symbol, self.series, bar))
         if price is not None:
             parts.append(f"┼ {self.series.text(price)}")
-        above, below = self._beyond
-        parts.append(
-            " ".join(f"{sign}{count}" for sign, count in (("↑", above), ("↓", below)) if count)
-        )
-        parts.append(mark)
+        parts += [beyond_words(*self._beyond), mark]
         self._figure.setText("   ".join(part for part in parts if part))
         self._figure.set_tone("text" if self.store.connected else "warn")
 
     def _on_pointer(self, where: Any) -> None:
-        box = self._plot.getPlotItem().vb
+        box = self.plot.getPlotItem().vb
         inside = box.sceneBoundingRect().contains(where) and bool(len(self.series))
         self._down.setVisible(inside)
         self._across.setVisible(inside)
@@ -459,52 +388,25 @@ class PricePanel(Panel):
             self._say()
             return
         point = box.mapSceneToView(where)
-        self._down.setPos(point.x())
-        self._across.setPos(point.y())
-        self._say(self.series.at(point.x()), point.y(), self._mark_near(point.x(), point.y()))
-
-    def _mark_near(self, x: float, y: float) -> str:
-        box = self._plot.getPlotItem().vb
-        wide, tall = box.viewPixelSize()
-        for mark in self.marks:
-            if abs(mark["x"] - x) < 9 * wide and abs(mark["y"] - y) < 9 * tall:
-                return str(mark["text"])
-        return ""
+        x, y = float(point.x()), float(point.y())
+        self._down.setPos(x)
+        self._across.setPos(y)
+        self._say(self.series.at(x), y, mark_near(self.marks, (x, y), box.viewPixelSize()))
 
     # --- moving about -------------------------------------------------------------------------
 
-    def _on_hand(self, *_: Any) -> None:
-        """Take a pan or a zoom: whoever looks at the past is left there."""
-        left, right = self._plot.getPlotItem().vb.viewRange()[0]
-        self._span = right - left
-        self.follow = bool(len(self.series) and right >= self.series.end)
-        self.desk.registry.refresh()
+    def newest(self) -> float | None:
+        """Return the end of the last bar."""
+        return self.series.end if len(self.series) else None
 
-    def _toggle_follow(self) -> None:
-        self.follow = not self.follow
-        self._draw_soon()
+    def handled(self) -> None:
+        """Let the button say whether it still follows."""
+        self.desk.registry.refresh()
 
     def _toggle_fit(self) -> None:
         self.fit = not self.fit
-        self._draw_soon()
+        self.redraw()
         self.desk.layout_touched.emit()
-
-    def _zoom(self, factor: float) -> None:
-        box = self._plot.getPlotItem().vb
-        left, right = box.viewRange()[0]
-        anchor = right if self.follow else (left + right) / 2
-        box.setXRange(
-            anchor - (anchor - left) * factor, anchor + (right - anchor) * factor, padding=0
-        )
-        left, right = box.viewRange()[0]
-        self._span = right - left
-        self._draw_soon()
-
-    def _pan(self, share: float) -> None:
-        box = self._plot.getPlotItem().vb
-        left, right = box.viewRange()[0]
-        box.setXRange(left + share * (right - left), right + share * (right - left), padding=0)
-        self._on_hand()
 
     # --- stops --------------------------------------------------------------------------------
 
@@ -516,10 +418,7 @@ class PricePanel(Panel):
 
     def _draw_levels_soon(self) -> None:
         self._levels_due = True
-        self._draw_soon()
-
-    def _pick(self) -> None:
-        self.levels.pick()
+        self.redraw()
 
     def _type_stops(self) -> None:
         held = self._held()
@@ -533,27 +432,23 @@ class PricePanel(Panel):
 
     def restyle(self) -> None:
         """Take the theme's colours."""
-        if getattr(self, "_plot", None) is None:
+        if self.plot is None:
             return
         from gui import charts
 
-        charts.restyle(self._plot)
+        charts.restyle(self.plot)
         for item in (self._candles, self._last, self.levels):
             item.restyle()
         for line in (self._down, self._across):
             line.setPen(charts.pen("edge"))
         self._marks_due = True
         self._marked_at = float("-inf")
-        self._draw_soon()
+        self.redraw()
 
     def state(self) -> dict[str, Any]:
         """Keep what is shown."""
-        return {
-            "symbol": self.symbol,
-            "interval": self.interval_s,
-            "account": self.account,
-            "fit": self.fit,
-        }
+        shown = {"symbol": self.symbol, "interval": self.interval_s, "account": self.account}
+        return shown | {"fit": self.fit}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what was shown."""
@@ -562,9 +457,3 @@ class PricePanel(Panel):
         self.account = str(state.get("account", ""))
         self.fit = bool(state.get("fit", True))
         self.show_symbol(str(state.get("symbol", "")))
-
-
-def _stamp(seconds: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(seconds, UTC).isoformat()

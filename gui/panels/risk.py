@@ -137,7 +137,8 @@ class RiskPanel(PairPanel):
             f"{left} orders left",
             f"{len(self.residual())} hold positions",
         )
-        return "Kill: " + "  ·  ".join(facts)
+        recorded = ("by our own orders: brokers' lists are not recorded",) * self.store.recorded
+        return "Kill: " + "  ·  ".join((*facts, *recorded))
 
     def _resume(self) -> Work:
         scopes = [row["scope"] for row in self.chosen() if _paused(row)]

@@ -17,7 +17,8 @@ from gui import columns as col
 from gui import formatting as fmt
 from gui.commands import Command
 from gui.desk import Desk
-from gui.panel import Caption, FilterEdit, Panel
+from gui.filter_edit import FilterEdit
+from gui.panel import Caption, Panel
 from gui.table_model import Column, TableModel
 from gui.table_view import TableView
 from gui.theme import active
@@ -155,7 +156,7 @@ class SignalDetailPanel(Panel):
         self.view.fill_menu = lambda menu: desk.registry.fill(
             menu, ["detail.order", "detail.why", "detail.whole"]
         )
-        self.filter = FilterEdit("accounts of the signal")
+        self.filter = FilterEdit("accounts of the signal", self.model)
         self.filter.textChanged.connect(self.model.set_filter)
         self._raw = QPlainTextEdit()
         self._raw.setReadOnly(True)

@@ -352,6 +352,23 @@ HOSTILE_VALUES = [
     "{" + ",".join(f'"k{i}":"v"' for i in range(21)) + "}",
     "[" * 100000 + "]" * 100000, "[" * 9, '{"a":' * 9, "[[[[[[[[]]]]]]]]", '"[[[[[[[[[[[["',
 ]  # fmt: skip
+
+
+def _members(count: int) -> str:
+    return "{" + ",".join(f'"k{i}":"v"' for i in range(count)) + "}"
+
+
+def _names(field: str, count: int) -> str:
+    return f'{{"{field}":[' + ",".join(['"a"'] * count) + "]}"
+
+
+AT_LIMITS = [
+    *(("audience", _names(field, count)) for field in ("accounts", "tags") for count in (1000, 1001, 1900)),
+    *(("meta", _members(count)) for count in (20, 21, 600)),
+    *(("meta", f'{{"{"k" * length}":"v"}}') for length in (64, 65)),
+    *(("meta", f'{{"k":"{"v" * length}"}}') for length in (512, 513)),
+]  # fmt: skip
+"""Values of the right field that are as long as may be, and longer."""
 WHOLE = [
     b"", b" ", b"null", b"[]", b"1", b'"x"', b"{}", b"{", b"}", b"NaN", b"\xef\xbb\xbf{}", b"\xff\xfe{\x00}\x00",
     b"\x00", b"{}" * 2, b"[" * 8192, b"{" * 8192, b'{"a":' * 1638, b'"' * 8192, b'\\"' * 4096, b'"\\' * 4096,
@@ -450,11 +467,23 @@ def write(rng: random.Random, members: list[tuple[str, str]]) -> bytes:
     return f"{gap()}{{{inner}}}{gap()}".encode("utf-8", "surrogatepass")
 
 
+def to_the_limit(rng: random.Random, members: list[tuple[str, str]]) -> None:
+    key, value = rng.choice(AT_LIMITS)
+    members[:] = [member for member in members if member[0] != key] + [(key, value)]
+
+
+def padded(rng: random.Random, body: bytes) -> bytes:
+    """Return a body of as many bytes as may be, or of one more."""
+    return body.ljust(8192 + rng.randrange(2))
+
+
 def mutate_members(rng: random.Random, members: list[tuple[str, str]]) -> None:
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         at = rng.randrange(len(members)) if members else 0
         kind = rng.randrange(6)
-        if kind == 0 and members:
+        if rng.random() < 0.01:
+            to_the_limit(rng, members)
+        elif kind == 0 and members:
             del members[at]
         elif kind == 1:
             members.insert(at, (rng.choice(FIELDS), rng.choice(HOSTILE_VALUES)))
@@ -497,6 +526,8 @@ def body_of(rng: random.Random) -> tuple[bytes, bool]:
     members = valid(rng)
     if draw < 0.15:
         body = write(rng, members)
+        if draw < 0.011:
+            body = padded(rng, body)
         return body, len(body) <= 8192
     if draw < 0.65:
         mutate_members(rng, members)

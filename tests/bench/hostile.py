@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from engine.errors import InvalidSignal
 from engine.intake.parser import parse_signal
 from tests.bench.fuzz_parser import (
+    AT_LIMITS,
     CODES,
     FIELDS,
     HOSTILE_VALUES,
@@ -66,6 +67,7 @@ def bodies(seed: int, count: int):
     rng = random.Random(seed)
     draw = rng.random
     values = [value.encode("utf-8", "surrogatepass") for value in HOSTILE_VALUES]
+    limits = [(f'"{key}":'.encode(), value.encode()) for key, value in AT_LIMITS]
     made = 0
     while made < count:
         members = [
@@ -95,6 +97,14 @@ def bodies(seed: int, count: int):
                 yield base[:at] + base[int(draw() * size) :]
             elif way < 0.70:
                 yield base[:at] + other[at:]
+            elif way < 0.701:
+                long = limits[int(draw() * len(limits))]
+                body = (
+                    b"{"
+                    + b",".join(k + v for k, v in [*members, long] if k != long[0] or v is long[1])
+                    + b"}"
+                )
+                yield body if draw() < 0.5 else body.ljust(8192 + int(draw() * 2))
             elif way < 0.995:
                 changed = list(members)
                 index = int(draw() * len(changed))

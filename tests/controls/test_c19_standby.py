@@ -51,7 +51,7 @@ from tests.processes import (
     volley,
     write_config,
 )
-from tests.world import World, eventually, venue, world
+from tests.world import World, eventually, put_accounts, venue, world
 
 ALL = Act(FIRM, "test", "test")
 STOPS = pytest.mark.skipif(os.name != "posix", reason="no SIGSTOP")
@@ -308,6 +308,43 @@ async def test_accounts_that_come_and_go_are_followed(tmp_path, monkeypatch) -> 
             await eventually(lambda: r.words[KEPT] == 2)
         assert r.words[KEPT] == 0
         assert not w.engine.shared.watchdog_ready()
+
+
+async def test_an_account_that_came_since_they_were_read_is_not_left_out(
+    tmp_path, monkeypatch
+) -> None:
+    """The engine has taken it in and sent an order for it: "nothing works any more" must be true of it, too."""
+    monkeypatch.setattr(kill_standby, "RELOAD_S", 3600.0)
+    async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w, ready(w, 1) as r:
+        await put_accounts(w.path, [alpaca(2, url(sim))])
+        await eventually(lambda: (s := w.engine.fleet.states.get("A-002")) and s.reconciled)
+        await resting(w, sim, 2)
+        async with hanging(w):
+            latch(w.path, ALL, taken=False)
+            await eventually(lambda: r.results)
+        assert [one.account for one in r.results[0].outcomes] == ["A-001", "A-002"]
+        assert (r.results[0].clear, sim.summary()["open_orders"]) == (True, 0)
+
+
+async def test_accounts_that_cannot_be_read_again_are_no_all_clear(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(kill_standby, "RELOAD_S", 3600.0)
+    async with (
+        venue() as sim,
+        world(tmp_path, [alpaca(1, url(sim))]) as w,
+        ready(w, 1) as r,
+        hanging(w),
+    ):
+        await resting(w, sim, 1)
+        await put_accounts(w.path, [alpaca(2, url(sim))])
+        with closing(sqlite3.connect(w.path / "accounts.sqlite3")) as other:
+            other.execute("DROP TABLE accounts")
+        latch(w.path, ALL, taken=False)
+        await eventually(lambda: r.results)
+        errors = [one.error for one in r.results[0].outcomes if not one.clear]
+        assert len(errors) == 1
+        assert "no such table" in errors[0]
+        assert (r.results[0].clear, sim.summary()["open_orders"]) == (False, 0)
+        assert (w.engine.shared.of(FIRM) or {})["open"]  # the engine goes on with it
 
 
 async def test_accounts_that_could_not_be_read_are_read_again(

@@ -108,6 +108,8 @@ def goes_on_after_a_failed_sync() -> Iterator[Any]:
         yield
 
 
+ENDLESS = 10**9
+
 # ---- the parser ----------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +158,27 @@ def signals_from_the_future() -> Iterator[Any]:
 def action_and_fields_not_compared() -> Iterator[Any]:
     """Fields that make no sense for an action are taken."""
     with patch.object(parser, "_check_action", lambda _: None):
+        yield
+
+
+@sabotage
+def audiences_without_end() -> Iterator[Any]:
+    """A signal may name any number of accounts and tags."""
+    with patch.object(parser, "MAX_NAMES", ENDLESS):
+        yield
+
+
+@sabotage
+def members_without_end() -> Iterator[Any]:
+    """The object ``meta`` may have any number of members."""
+    with patch.object(parser, "MAX_META", ENDLESS):
+        yield
+
+
+@sabotage
+def bodies_without_end() -> Iterator[Any]:
+    """A signal may be of any length."""
+    with patch.object(parser, "MAX_BYTES", ENDLESS):
         yield
 
 

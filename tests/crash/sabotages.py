@@ -113,6 +113,9 @@ JUDGES: dict[str, Judged] = {
     "unknown-fields-ignored": PARSER,
     "signals-from-the-future": PARSER,
     "action-and-fields-not-compared": PARSER,
+    "audiences-without-end": PARSER,
+    "members-without-end": PARSER,
+    "bodies-without-end": PARSER,
     "kill-without-a-chase": tests(
         "controls/test_c18_kill_switch.py::test_what_is_accepted_late_is_chased"
     ),

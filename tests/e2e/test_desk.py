@@ -431,7 +431,7 @@ def start(*arguments: str, **more: str) -> subprocess.Popen[str]:
 
 def ended(process: subprocess.Popen[str], picture: Path) -> None:
     """Expect a clean end, nothing said, and a picture that is no blank."""
-    out, errors = process.communicate(timeout=60)
+    out, errors = process.communicate(timeout=120)
     assert (process.returncode, out, errors) == (0, "", "")
     image = QImage(str(picture))
     points = [(x, y) for x in range(0, image.width(), 7) for y in range(0, image.height(), 7)]
@@ -454,8 +454,10 @@ def status_of(home: Path) -> dict[str, Any]:
 def test_the_demo_trades_and_leaves_no_process(tmp_path: Path, where: str) -> None:
     home, picture = tmp_path / "home", tmp_path / "desk.png"
     inline = ["--inline"] if where == "inline" else []
-    desk = start("--demo", *inline, "--home", str(home), "--for", "7", "--screenshot", str(picture))
-    until_now(lambda: status_of(home).get("fills", 0) > 0, 15, "practice orders fill")
+    desk = start(
+        "--demo", *inline, "--home", str(home), "--for", "12", "--screenshot", str(picture)
+    )
+    until_now(lambda: status_of(home).get("fills", 0) > 0, 60, "practice orders fill")
     running = family(desk.pid)
     assert len(running) == (3 if inline else 4), "desk, venue, watchdog and, unless inside, engine"
     assert (status_of(home)["pid"] == desk.pid) is bool(inline)
@@ -475,7 +477,7 @@ def test_connected_to_an_engine_it_shows_it_and_leaves_it_running(
         "--home",
         str(tmp_path / "other"),
         "--for",
-        "3",
+        "8",
         "--screenshot",
         str(picture),
     )
@@ -501,13 +503,13 @@ def test_a_stop_dragged_on_the_price_chart_is_moved_at_the_engine(
             assert panel.problem == ""
             await until(lambda: panel.levels.lines, what="lines are drawn")
             await until(panel.levels.movable, what="a stop that may be moved")
-            box, view = panel._plot.getPlotItem().vb, panel._plot.viewport()
+            box, view = panel.plot.getPlotItem().vb, panel.plot.viewport()
             await until(lambda: box.viewRange()[1][0] < 98, what="the stop is in sight")
 
             def spot(price: float) -> QPoint:
                 left, right = box.viewRange()[0]
                 at = QPointF(left + 0.3 * (right - left), price)
-                return QPoint(panel._plot.mapFromScene(box.mapViewToScene(at)))
+                return QPoint(panel.plot.mapFromScene(box.mapViewToScene(at)))
 
             await asyncio.sleep(0.1)  # the view lays itself out with its next paint
             here, there = spot(98), spot(98.5)

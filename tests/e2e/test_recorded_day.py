@@ -65,7 +65,7 @@ def test_the_day_is_opened_in_a_window(traded: Path, tmp_path: Path) -> None:
         "--day",
         today(),
         "--for",
-        "2",
+        "6",
         "--screenshot",
         str(picture),
     )

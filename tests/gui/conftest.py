@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ["QT_QPA_PLATFORM"] = "offscreen"
+os.environ["QT_QPA_PLATFORM"] = os.environ.get("VOLLEY_TEST_PLATFORM", "offscreen")
 os.environ["QT_API"] = "pyside6"
 
 import pytest

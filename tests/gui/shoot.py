@@ -147,6 +147,8 @@ async def each_dialog(out: Path, window: MainWindow, client: ScriptedClient, the
             "key": order["cl_ord_id"],
         },
         "recording": {"home": out},
+        "rerun": {"home": out},
+        "comparison": {"home": out},
         "save_view": {"title": "Orders", "names": ["Everything"], "save": str},
         "confirm": {
             "title": "Close 12 positions",

@@ -596,7 +596,7 @@ async def test_everything_one_can_touch_has_a_name(desk: DeskUnderTest) -> None:
         "limits": {"account": next(iter(desk.client.tables[tables.ACCOUNTS].values()))},
         "pin": {"text": "rearm needs the PIN", "answer": str},
         "note": {"on": "order", "key": order["cl_ord_id"], "name": "an order", "row": order},
-        "recording": {"home": "nowhere"},
+        "recording": {"home": "nowhere"}, "rerun": {"home": "nowhere"},
         "save_view": {"title": "Signals", "save": str},
     }  # fmt: skip
     for name in dialogs.ALL:

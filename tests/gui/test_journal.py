@@ -14,6 +14,7 @@ from PySide6.QtCore import QPoint, Qt
 from PySide6.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QPlainTextEdit, QWidget
 from pytestqt.qtbot import QtBot
 
+from engine import client_replay
 from engine.client import replay_client
 from engine.clock import rfc3339
 from engine.documents import signal_document
@@ -276,6 +277,55 @@ async def test_nothing_leaves_a_recording(recorded: Recorded) -> None:
     ]
     detail = await recorded.window.desk.signal_detail("bot/s-0")
     assert detail["accounts"][0]["status"] == "filled"
+
+
+async def test_empty_tables_say_what_a_recording_holds_and_what_not(recorded: Recorded) -> None:
+    panels: Any = recorded.window.panels
+    assert recorded.store.rows(tables.USAGE) == {}
+    texts = {
+        name: (view.empty_title, view.empty_text)
+        for name, view in (
+            ("usage", panels["controls"].second_view),
+            ("others", panels["reconciliation"].second_view),
+            ("books", panels["reconciliation"].view),
+            ("kill", panels["risk"].second_view),
+        )
+    }
+    assert texts["usage"][0] == "Limits in use are not recorded"
+    assert texts["others"][0] == "Orders of others are not recorded"
+    assert texts["books"][0] == "Books agree at this moment"
+    assert "is not in it" in texts["kill"][1]
+    pnl = panels["pnl"]
+    pnl.show_of("strategy:breakout")
+    assert pnl._note.accessibleName() == "A recording has the total alone"
+    price = panels["price"]
+    recorded.window.show_panel("price")
+    await until(lambda: price.plot is not None)
+    price.draw()
+    assert price._note.accessibleName() == "A recording has no candles"
+    settings = {row["setting"] for row in recorded.store.rows(tables.CONTROLS).values()}
+    assert settings == {"not recorded"}
+
+
+async def test_a_way_in_parts_is_shown_and_can_be_turned_round(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_replay, "_SLICE", 8)
+    recorded.click("replay.next")
+    began = recorded.at
+    recorded.bar.go(recorded.bar.recording.ends)
+    left = recorded.bar.recording.behind
+    assert left > 0
+    recorded.store.frame()
+    assert 0 < recorded.bar.recording.behind < left
+    assert recorded.bar.about.text().startswith("Going there")
+    recorded.press(Qt.Key.Key_Backspace)
+    assert recorded.at == began
+    await until(lambda: not recorded.bar.recording.behind)
+    await until(lambda: not recorded.bar.about.text().startswith("Going there"))
+    assert (recorded.count(tables.SIGNALS), recorded.count(tables.FILLS)) == (1, 0)
+    recorded.press(Qt.Key.Key_End)
+    await until(lambda: recorded.count(tables.FILLS) == SIGNALS)
 
 
 async def test_everything_in_the_bar_can_be_reached_and_is_named(recorded: Recorded) -> None:

@@ -15,7 +15,7 @@ from engine.errors import CommandRefused
 from engine.model import tables
 from engine.model.commands import parse_command
 from engine.model.enums import ConnectionState
-from gui.chart_marks import fill_marks, signal_marks
+from gui.chart_marks import FillMarks, signal_marks
 from gui.dialogs.base import Dialog
 from gui.levels import ENTRY, MOST_LINES, ORDER, STOP, TARGET, Move, levels_of
 from gui.pace import FASTEST_S, SLOWEST_S, Pace
@@ -108,13 +108,52 @@ def test_fills_of_one_bar_and_kind_are_one_mark() -> None:
 
     fills = [fill(1, "buy", "100"), fill(2, "buy", "102"), fill(3, "sell", "103"),
              fill(4, "sell", "99", source="protective"), fill(5, "buy", "98")]  # fmt: skip
-    orders = {"5": {"leg": "target"}}
-    marks = fill_marks(fills, orders, {"s/1": {"action": "buy"}}, 60)
+    known: dict[str, dict[str, Any]] = {
+        "fills": {row["key"]: row for row in fills},
+        "orders": {"5": {"leg": "target"}},
+        "signals": {"s/1": {"action": "buy"}},
+    }
+    kept = FillMarks()
+    marks = kept.of(known.__getitem__, "NVDA", "", 60)
     assert [(mark["symbol"], mark["full"], mark["y"]) for mark in marks] == [
         ("t1", True, 101.0), ("t", True, 103.0), ("t", False, 99.0), ("t1", False, 98.0),
     ]  # fmt: skip
     assert marks[0]["text"] == "▲ Buy entry  4 at 101.00  2 fills"
-    assert fill_marks(fills, orders, {}, 60, "B") == []
+    more = fill(6, "buy", "101")
+    known["fills"][more["key"]] = more
+    assert (
+        kept.of(known.__getitem__, "NVDA", "", 60)[0]["text"] == "▲ Buy entry  6 at 101.00  3 fills"
+    )
+    assert kept.of(known.__getitem__, "NVDA", "", 60) == FillMarks().of(
+        known.__getitem__, "NVDA", "", 60
+    )
+    assert kept.of(known.__getitem__, "NVDA", "B", 60) == []
+    assert kept.of(known.__getitem__, "AAPL", "", 60) == []
+
+
+def test_fills_that_were_read_are_not_read_again() -> None:
+    class Fills(dict[str, dict[str, Any]]):
+        read = 0
+
+        def __getitem__(self, key: str) -> dict[str, Any]:
+            self.read += 1
+            return super().__getitem__(key)
+
+    def row(number: int) -> dict[str, Any]:
+        return {"account": "A", "side": "buy", "last_px": "1", "last_qty": "1", "symbol": "NVDA",
+                "at": "2026-11-23T10:00:00Z", "cl_ord_id": "", "source": "s", "signal_id": str(number)}  # fmt: skip
+
+    fills = Fills({str(number): row(number) for number in range(1_000)})
+    known: dict[str, dict[str, Any]] = {"fills": fills, "orders": {}, "signals": {}}
+    kept = FillMarks()
+    assert kept.of(known.__getitem__, "NVDA", "", 60)[0]["text"].endswith("1000 fills")
+    assert fills.read == 1_000
+    fills["new"] = row(1_000)
+    del fills["0"]  # the table holds only so many
+    assert kept.of(known.__getitem__, "NVDA", "", 60)[0]["text"].endswith("1001 fills")
+    assert fills.read == 1_001
+    kept.forget()
+    assert kept.of(known.__getitem__, "NVDA", "", 60)[0]["text"].endswith("1000 fills")
 
 
 def test_signals_that_were_refused_look_otherwise() -> None:
@@ -178,14 +217,14 @@ async def price(desk: DeskUnderTest) -> PricePanel:
 
 def spot(panel: PricePanel, price: float, at: float = 0.4) -> QPoint:
     """Return where a price is on the screen, ``at`` of the way across."""
-    box = panel._plot.getPlotItem().vb
+    box = panel.plot.getPlotItem().vb
     (left, right), _ = box.viewRange()
     scene = box.mapViewToScene(QPointF(left + at * (right - left), price))
-    return panel._plot.mapFromScene(scene)
+    return panel.plot.mapFromScene(scene)
 
 
 async def drag(panel: PricePanel, here: QPoint, there: QPoint, *, let_go: bool = True) -> None:
-    view = panel._plot.viewport()
+    view = panel.plot.viewport()
     QTest.mouseMove(view, here)
     await asyncio.sleep(0.02)
     QTest.mousePress(view, LEFT, pos=here)
@@ -251,10 +290,10 @@ async def test_escape_while_dragging_puts_it_back(desk: DeskUnderTest, price: Pr
     await drag(price, here, there, let_go=False)
     assert stop_line(price).moving
     assert "139.00 →" in stop_line(price).label.format
-    QTest.keyClick(price._plot, Qt.Key.Key_Escape)
+    QTest.keyClick(price.plot, Qt.Key.Key_Escape)
     assert not stop_line(price).moving
     assert stop_line(price).value() == 139.0
-    QTest.mouseRelease(price._plot.viewport(), LEFT, pos=there)
+    QTest.mouseRelease(price.plot.viewport(), LEFT, pos=there)
     await asyncio.sleep(0.05)
     assert not desk.window.findChildren(Dialog)
     assert stop_line(price).label.format == "✕ Stop 139.00 · 2 accounts · 15"
@@ -284,10 +323,10 @@ async def test_a_line_is_moved_by_keys_alone(desk: DeskUnderTest, price: PricePa
     desk.desk.registry.run("price.pick")
     assert stop_line(price).moving  # the lowest first
     for _ in range(3):
-        QTest.keyClick(price._plot, Qt.Key.Key_Up)
-    QTest.keyClick(price._plot, Qt.Key.Key_PageDown)
+        QTest.keyClick(price.plot, Qt.Key.Key_Up)
+    QTest.keyClick(price.plot, Qt.Key.Key_PageDown)
     assert stop_line(price).value() == pytest.approx(138.93)
-    QTest.keyClick(price._plot, Qt.Key.Key_Return)
+    QTest.keyClick(price.plot, Qt.Key.Key_Return)
     await until(lambda: desk.window.findChildren(Dialog))
     QTest.mouseClick(asked(desk).findChild(QPushButton, "go"), LEFT)
     await until(lambda: len(desk.sent("set_stops")) == 2)
@@ -299,7 +338,7 @@ async def test_the_next_line_is_taken_with_the_same_key(desk: DeskUnderTest, pri
     desk.desk.registry.run("price.pick")
     moving = [name for name, line in price.levels.lines.items() if line.moving]
     assert [name.partition("/")[0] for name in moving] == [TARGET]
-    QTest.keyClick(price._plot, Qt.Key.Key_Escape)
+    QTest.keyClick(price.plot, Qt.Key.Key_Escape)
     assert not any(line.moving for line in price.levels.lines.values())
 
 
@@ -332,17 +371,17 @@ async def test_panning_ends_following_and_the_button_begins_it_again(
     assert price.follow
     await drag(price, spot(price, 141.7, 0.3), spot(price, 141.7, 0.8))
     assert not price.follow
-    right = price._plot.viewRange()[0][1]
+    right = price.plot.viewRange()[0][1]
     desk.client.now = datetime.now(UTC)
     desk.client.live_bar("NVDA", "141.30")
     desk.frame()
     price.draw()
-    assert price._plot.viewRange()[0][1] == right  # whoever looks at the past is left there
+    assert price.plot.viewRange()[0][1] == right  # whoever looks at the past is left there
     button = desk.window.findChild(QPushButton, "price.follow.button")
     QTest.mouseClick(button, LEFT)
     price.draw()
     assert price.follow
-    assert price._plot.viewRange()[0][1] > price.series.bars[-1, 0]
+    assert price.plot.viewRange()[0][1] > price.series.bars[-1, 0]
 
 
 async def test_the_wheel_zooms(price: PricePanel) -> None:
@@ -351,7 +390,7 @@ async def test_the_wheel_zooms(price: PricePanel) -> None:
 
     before = price._span
     at = QPointF(spot(price, 141.0, 0.5))
-    view = price._plot.viewport()
+    view = price.plot.viewport()
     event = QWheelEvent(
         at, QPointF(view.mapToGlobal(at.toPoint())), QPoint(), QPoint(0, 240), Qt.MouseButton.NoButton,
         Qt.KeyboardModifier.NoModifier, Qt.ScrollPhase.NoScrollPhase, False,
@@ -376,7 +415,7 @@ async def test_the_live_bar_moves_and_the_next_begins(desk: DeskUnderTest, price
 
 
 async def test_the_pointer_reads_the_bar_below_it(price: PricePanel) -> None:
-    box = price._plot.getPlotItem().vb
+    box = price.plot.getPlotItem().vb
     bar = price.series.bars[-20]
     price._on_pointer(box.mapViewToScene(QPointF(bar[0] + 20, bar[4])))
     text = price._figure.text()
@@ -403,13 +442,13 @@ async def test_no_bars_are_said_not_drawn(desk: DeskUnderTest, price: PricePanel
     price.show_symbol("MSFT")
     await until(lambda: price.problem)
     price.draw()
-    assert not price._plot.isVisible()
+    assert not price.plot.isVisible()
     assert price._note.accessibleName() == "No candles"
     assert "NO_PRICE" in price._note.accessibleDescription()
     desk.client.refuse = None
     price._load()
     await until(lambda: len(price.series.bars))
-    assert price._plot.isVisible()
+    assert price.plot.isVisible()
 
 
 async def test_hidden_it_draws_nothing(desk: DeskUnderTest, price: PricePanel) -> None:
@@ -432,7 +471,7 @@ async def test_no_label_lies_on_another(
         desk.client.put(tables.POSITIONS, row)
     desk.frame()
     price.resize(760, height)
-    price._plot.resize(740, height - 60)
+    price.plot.resize(740, height - 60)
     price._levels_due = True
     price.draw()
     lines = [*price.levels.lines.values(), price._last]

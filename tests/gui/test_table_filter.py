@@ -103,3 +103,41 @@ def test_a_row_is_written_once_however_many_keys_are_typed() -> None:
     texts.clear()
     assert parse("closed", columns, texts).holds(row)
     assert written == ["a", "a", "a"]
+
+
+@pytest.mark.parametrize(
+    ("wider", "text", "expected"),
+    [
+        ("", "n", True),
+        ("nv", "nvd", True),
+        ("nv", "invd", True),
+        ("nv", "nv side:buy", True),
+        ("nv side:buy", "side:buy nvda", True),
+        ("nvd", "nv", False),
+        ("nv", "amd", False),
+        ("-n", "-nv", False),
+        ("a|b", "a|bc", False),
+        ("symbol:n", "symbol:nv", False),  # may be: a comma after it would widen it
+        ("sym", "symbol:", False),
+        ("filled>3", "filled>30", False),
+        ("filled>3", "filled>3 amd", True),
+        ("age<60", "age<60 amd", False),  # rows come and go with time
+        ("amd", "amd age<60", False),
+        ("age<", "age<6", False),
+    ],
+)
+def test_which_filters_narrow_the_one_before(wider: str, text: str, expected: bool) -> None:
+    texts = Texts(COLUMNS)
+    before, now = parse(wider, COLUMNS, texts), parse(text, COLUMNS, texts)
+    assert now.narrows(before) is expected
+    if expected:
+        assert {r["key"] for r in ROWS if now.holds(r)} <= {
+            r["key"] for r in ROWS if before.holds(r)
+        }
+
+
+@pytest.mark.parametrize("text", ["", "nvda", "nvda buy", "filled>3 side:buy", "-amd brk", "a|b"])
+def test_rows_are_picked_as_they_are_held(text: str) -> None:
+    made = parse(text, COLUMNS, Texts(COLUMNS))
+    rows = {r["key"]: r for r in ROWS}
+    assert made.pick(rows, rows) == [key for key, r in rows.items() if made.holds(r)]

@@ -11,7 +11,7 @@ from pytestqt.qtbot import QtBot
 
 from engine.model import tables
 from engine.model.enums import ConnectionState
-from gui.bridge import Store
+from gui.bridge import FRAME_MS, Store
 from gui.table_model import RAW, Column, TableModel
 from gui.table_view import TableView
 
@@ -73,10 +73,10 @@ def test_many_changes_to_one_row_are_one_notice_a_frame(store: Store, model: Tab
 def test_rows_out_of_sight_are_not_formatted(store: Store, model: TableModel) -> None:
     feed(store, *(row(f"k{n:03}") for n in range(300)))
     model.visible_span = lambda: (0, 9)
-    heard: list[int] = []
-    model.dataChanged.connect(lambda first, _last: heard.append(first.row()))
+    heard: list[tuple[int, int]] = []
+    model.dataChanged.connect(lambda first, last: heard.append((first.row(), last.row())))
     feed(store, *(row(f"k{n:03}", "2") for n in range(300)))
-    assert heard == list(range(10))
+    assert heard == [(0, 9)]
 
 
 def test_numbers_sort_as_numbers_and_nothing_comes_last(store: Store, model: TableModel) -> None:
@@ -175,6 +175,73 @@ def test_filter_takes_every_word(store: Store, model: TableModel) -> None:
     assert len(model.order) == 4
 
 
+def test_a_filter_that_narrows_asks_only_the_rows_it_showed(
+    store: Store, model: TableModel
+) -> None:
+    asked: list[str] = []
+
+    def keep(row: dict[str, Any]) -> bool:
+        asked.append(row["cl_ord_id"])
+        return True
+
+    feed(store, *(row(f"k{n}", str(n % 7), f"word{n % 10}") for n in range(100)))
+    model.sort(1, DOWN)
+    model.keep = keep
+    model.set_filter("word")
+    assert len(model.order) == 100
+    asked.clear()
+    model.set_filter("word1")
+    assert len(asked) == len(model.order) == 10
+    asked.clear()
+    model.set_filter("word1 k1")
+    assert len(model.order) == 2  # k1, k11: in order as before
+    assert [model.rows[key]["order_qty"] for key in model.order] == ["4", "1"]
+    assert len(asked) == 2
+    model.set_filter("word2")  # another word: every row is asked
+    assert len(model.order) == 10
+
+
+def test_what_a_row_is_sorted_by_is_not_of_yesterday_when_the_filter_lets_it_in(
+    store: Store, model: TableModel
+) -> None:
+    feed(store, row("a", "1", "x"), row("b", "2", "y"), row("c", "3", "x"), row("d", "4", "y"))
+    model.sort(1, UP)
+    model.set_filter("y")
+    assert model.order == ["b", "d"]
+    feed(store, row("a", "9", "x"), removed=("c",))  # out of sight meanwhile
+    feed(store, row("c", "0", "x"))
+    assert model.order == ["b", "d"]
+    model.set_filter("")
+    assert model.order == ["c", "b", "d", "a"]
+
+
+def test_rows_are_written_ahead_while_the_cursor_is_in_the_filter(store: Store) -> None:
+    written: list[str] = []
+
+    def write(found: dict[str, Any]) -> str:
+        written.append(found["cl_ord_id"])
+        return f"text of {found['cl_ord_id']}"
+
+    model = TableModel((Column("text", "Text", 80, text=write),), store)
+    model.visible_span = lambda: (0, -1)
+    model.attach(tables.ORDERS)
+    feed(store, *(row(f"k{n}") for n in range(50)))
+    while model.read_ahead(0.0):
+        assert len(written) <= 50
+    assert sorted(written) == sorted(model.rows)
+    model.set_filter("text of k1")
+    model.set_filter("")
+    model.set_filter("k2")
+    assert len(written) == 50  # no key wrote a row
+    feed(store, row("k2", "5"))
+    model.set_filter("text")
+    assert written[50:] == ["k2"]
+    model.set_filter("")
+    model.rest()  # the cursor has left
+    model.set_filter("k")
+    assert len(written) == 101
+
+
 def test_flash_marks_only_what_changed(store: Store, model: TableModel) -> None:
     feed(store, row("a", "1", "x"))
     model.cells("a")
@@ -265,6 +332,17 @@ def test_view_remembers_columns(qtbot: QtBot, store: Store, model: TableModel) -
     other.show_column(1, False)
     other.show_column(2, False)
     assert not other.isColumnHidden(2), "the last column stays"
+
+
+def test_news_after_a_rest_are_shown_at_once_and_then_once_a_frame(
+    store: Store, model: TableModel
+) -> None:
+    store.on_batch({tables.ORDERS: [row("a")]}, {})
+    assert (store._timer.isActive(), store._timer.interval()) == (True, 0)
+    store.animate(lambda _now: True)
+    store.frame()
+    assert (store._timer.isActive(), store._timer.interval()) == (True, FRAME_MS)
+    assert model.order == ["a"]
 
 
 def test_unused_pump_rests(store: Store, model: TableModel) -> None:

@@ -28,7 +28,7 @@ from gui.layouts import in_sight
 from gui.main_window import MainWindow
 from gui.panel import Caption
 from gui.theme import active
-from tests.gui.conftest import DeskUnderTest, until
+from tests.gui.conftest import DeskUnderTest, active_now, until
 from tests.gui.test_desk import opened
 
 CTRL = Qt.KeyboardModifier.ControlModifier
@@ -551,8 +551,9 @@ async def test_a_table_is_exported_as_filtered(
 
 
 async def test_a_file_that_cannot_be_written_is_said(desk: DeskUnderTest, tmp_path: Path) -> None:
+    await active_now(desk.window)  # a display without a window manager activates none by itself
     desk.view.setFocus()
-    await asyncio.sleep(0)
+    await until(desk.view.hasFocus)
     dialog = export_dialog(desk, "csv", "shown")
     dialog.write(str(tmp_path / "missing" / "out.csv"))
     await until(lambda: not dialog._error.isHidden())
@@ -671,7 +672,7 @@ async def test_building_shows_no_window_but_the_desk(
     window = MainWindow(tmp_path)
     qtbot.addWidget(window)
     window.show()
-    await until(lambda: QApplication.activeWindow() is window)
+    await active_now(window)
     seen = Windows()
     qapp.installEventFilter(seen)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 
 from engine.execution.rate_limit import RateLimit, TokenBucket
+from engine.obstacles import Obstacles
 from engine.operators import Operators, Role
+from engine.preview import AT_ONCE, Rows
 from tests.processes import signal_document
 from tests.world import World, eventually, paper, venue, world
 from tests.world import alpaca as alpaca_account
@@ -105,11 +108,16 @@ async def ask(w: World, **fields: Any) -> dict[str, Any]:
 
 
 async def unchanged(w: World, **fields: Any) -> dict[str, Any]:
-    await w.engine.journal.flushed()
-    before = kept(w)
-    result = await w.command("preview", **fields)
-    await w.engine.journal.flushed()
-    assert kept(w) == before
+    """Preview: nothing has changed by it. What came before may still be coming to its end, but not for ever."""
+    for _ in range(50):
+        await w.engine.journal.flushed()
+        before = kept(w)
+        result = await w.command("preview", **fields)
+        await w.engine.journal.flushed()
+        after = kept(w)
+        if after == before:
+            break
+    assert after == before
     return result
 
 
@@ -433,8 +441,80 @@ async def test_what_else_would_be_in_the_way(tmp_path: Path) -> None:
         assert "value" in second["unasked"]
         assert (third["outcome"], third["blocks"], third["unasked"]) == ("send", [], [])
         await w.command("kill", scope="all")
+        # Its run goes on beside, and tells when nothing works any more.
+        over = "nothing works any more"
+        await eventually(lambda: any(over in row["text"] for row in w.engine.alerts))
         halted = await unchanged(w, signal=document, rules=True)
         assert {row["code"] for row in halted["accounts"]} == {"NOT_SUBSCRIBED", "HALTED"}
         assert {row["rule"] for row in halted["accounts"]} == {"strategy", "state"}
         closing = await unchanged(w, signal=document | {"action": "close"}, rules=True)
         assert {row["code"] for row in closing["accounts"]} == {"NOT_SUBSCRIBED", "HALTED"}
+
+
+# ---- whom it holds up ------------------------------------------------------------------------------------------------
+
+
+BUY = {"strategy": "breakout", "symbol": "AAPL", "action": "buy"}
+
+
+@pytest.mark.parametrize("rules", [False, True])
+async def test_no_turn_of_the_loop_does_more_than_a_few_accounts(
+    tmp_path, monkeypatch, rules: bool
+) -> None:
+    """Turns are counted, not time: an order waits for one part of a preview, however many accounts there are."""
+    turn = 0
+    work: Counter[tuple[str, int]] = Counter()
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    def counted(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            states = args[-1] if name == "decide" else [None]
+            work[name, turn] += len(states)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    accounts = 5 * AT_ONCE
+    async with world(tmp_path, [fixed(n) for n in range(accounts)]) as w:
+        w.engine.set_prices({"AAPL": PRICE})
+        names = {"decide": w.engine.planner, "of": Obstacles, "gate": w.engine, "_order": Rows}
+        for name, owner in names.items():
+            counted(owner, name)
+        counting = asyncio.create_task(count())
+        answer = await w.command("preview", signal=BUY, rules=rules)
+        counting.cancel()
+    assert [row["outcome"] for row in answer["accounts"]] == ["send"] * accounts
+    for name in names:
+        done = [count for (what, _), count in work.items() if what == name]
+        assert sum(done) == (accounts if name != "of" or rules else 0)
+        assert max(done, default=0) <= AT_ONCE, name
+
+
+async def test_while_orders_leave_a_preview_waits(tmp_path, monkeypatch) -> None:
+    leaving = True
+    async with world(tmp_path, [fixed(n) for n in range(3 * AT_ONCE)]) as w:
+        w.engine.set_prices({"AAPL": PRICE})
+        decided: list[int] = []
+        decide = w.engine.planner.decide
+
+        def counted(planning: Any, states: list[Any]) -> None:
+            decided.append(len(states))
+            decide(planning, states)
+
+        monkeypatch.setattr(w.engine.planner, "decide", counted)
+        monkeypatch.setattr(type(w.engine.dispatcher), "busy", property(lambda _: leaving))
+        asking = asyncio.create_task(w.command("preview", signal=BUY))
+        await eventually(lambda: decided)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert decided == [AT_ONCE]
+        leaving = False
+        await asking
+        assert decided == [AT_ONCE] * 3

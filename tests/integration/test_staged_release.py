@@ -328,6 +328,46 @@ async def test_a_canary_must_be_among_those_approved(tmp_path, sim: SimBroker) -
         assert (await signal(w))["stage"] is None
 
 
+async def test_no_second_canary_while_the_first_release_goes_on(tmp_path, sim: SimBroker) -> None:
+    """The first one's rest would be watched no more: its rejects would halt nothing."""
+    first = {"canary": "A-001", "accounts": ["A-001", "A-002"]}
+    second = {"canary": "A-003", "accounts": ["A-003", "A-004"]}
+    async with world(tmp_path, reviewed(sim, 5)) as w:
+        await w.post(valid_for_s=3600, order_type="limit", limit_price=FAR)
+        record = w.engine.records["bot/s-1"]
+        await w.command("approve", signal="bot/s-1", **first)
+        for again in (first, second):
+            answer = await w.try_command("approve", signal="bot/s-1", **again)
+            assert answer.status_code == 409
+            assert answer.json()["code"] == ("NOT_HELD" if again is first else "CANARY")
+        assert answer.json()["message"] == (
+            "the release of bot/s-1 behind the canary A-001 goes on: 1 wait for its fill"
+        )
+        lost = {"action": "hang", "times": 0, "match": {"method": "POST", "account": "KEY002"}}
+        sim.faults.replace([lost])
+        sim.venue.market.pin("AAPL", Decimal("184.90"))  # the canary fills, the rest is sent
+        await eventually(lambda: any(row.fault == "hang" for row in sim.log.rows()))
+        stage_before = record.stage
+        answer = await w.try_command("approve", signal="bot/s-1", **second)
+        assert (answer.status_code, answer.json()["code"]) == (409, "CANARY")
+        assert answer.json()["message"] == (
+            "the release of bot/s-1 behind the canary A-001 goes on: 1 of 1 are not answered yet; "
+            "wait, or approve without a canary"
+        )
+        await w.command("approve", signal="bot/s-1", accounts=["A-003"])
+        assert record.stage is stage_before
+        assert list(record.held) == ["A-004", "A-005"]
+
+
+async def test_another_canary_once_the_first_release_is_over(tmp_path, sim: SimBroker) -> None:
+    async with world(tmp_path, reviewed(sim, 4)) as w:
+        await w.post()
+        for first, other in (("A-001", "A-002"), ("A-003", "A-004")):
+            await w.command("approve", signal="bot/s-1", canary=first, accounts=[first, other])
+            await eventually(lambda account=other: w.position(account) == 1)
+        assert (await signal(w))["stage_text"] == "canary A-003 filled → 1 released"
+
+
 async def test_a_clean_restart_goes_on(tmp_path, sim: SimBroker) -> None:
     async with world(tmp_path, reviewed(sim)) as w:
         await w.post()

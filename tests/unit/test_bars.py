@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from engine import bars as module
-from engine.bars import FAST_S, KEPT, MOST_SYMBOLS, Bars
+from engine.bars import FAST_S, KEPT, MOST_ASKED, MOST_SYMBOLS, Bars
 from engine.errors import CommandRefused
 from engine.model.commands import parse_command
 from tests.helpers import HandClock
@@ -113,6 +113,26 @@ async def test_symbols_are_bounded_but_what_is_held_or_asked_for_has_bars() -> N
     assert refused.value.code == "NO_PRICE"
     give(bars, "1", symbol="ONEMORE")  # it was asked for
     assert len(await read(bars, "ONEMORE")) == 1
+
+
+async def test_asking_for_ever_more_symbols_keeps_the_newest_and_what_is_held() -> None:
+    """Whoever may read may ask for anything: neither what is watched nor what is kept grows without end."""
+    clock, bars = made(held=("HELD",))
+    give(bars, "1", symbol="HELD")
+    for number in range(3 * MOST_ASKED):
+        symbol = f"S{number}"
+        with pytest.raises(CommandRefused):
+            await read(bars, symbol)
+        give(bars, "1", symbol=symbol)
+        clock.advance(0.001)
+    newest = [f"S{number}" for number in range(2 * MOST_ASKED, 3 * MOST_ASKED)]
+    assert bars.keys() == [f"{symbol}@{width}" for symbol in newest for width in (5, 60)]
+    assert set(bars._rings) == {"HELD", *newest}
+    await read(bars, newest[0])  # asked again: the newest now
+    with pytest.raises(CommandRefused):
+        await read(bars, "ANOTHER")
+    assert bars.row(f"{newest[0]}@5") is not None
+    assert bars.row(f"{newest[1]}@5") is None
 
 
 async def test_only_what_was_asked_for_is_told_live_and_only_for_a_while() -> None:

@@ -81,6 +81,16 @@ def test_the_client_is_cheap_to_import():
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+def test_the_first_paint_waits_for_no_panel_and_no_dialog():
+    code = (
+        "import sys, gui.app, gui.main_window\n"
+        "late = ('gui.panels', 'gui.dialogs', 'gui.charts', 'pyqtgraph', 'numpy', 'openpyxl', 'websockets')\n"
+        "print([name for name in sys.modules if name.startswith(late)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
 def test_common_options_stand_before_or_after(capsys, tmp_path):
     for arguments in (
         ["--home", str(tmp_path), "--json", "accounts", "list"],

@@ -921,3 +921,62 @@ async def test_a_long_wal_is_begun_anew_while_writes_go_on(path: Path, monkeypat
         assert 0 < short < 10 < long
         assert not journal._thread._wal_is_long
         assert (await journal.load()).facts["k"]["v"] == {"n": 52}
+
+
+# ---- a command that goes with its plan -------------------------------------------------------------------------------
+
+
+def kept_commands(path) -> list[tuple]:
+    with closing(sqlite3.connect(path)) as file:
+        return file.execute("SELECT id, result IS NOT NULL FROM commands ORDER BY id").fetchall()
+
+
+async def test_a_begun_command_is_written_with_what_is_committed_next(path, monkeypatch):
+    """One transaction, and so one wait for the disk; in the audit the command comes before what it did."""
+    commits: list[int] = []
+    commit = journal_thread.JournalThread._commit
+
+    def counted(thread, connection, batch):
+        before = connection.total_changes
+        results = commit(thread, connection, batch)
+        if connection.total_changes != before:
+            commits.append(connection.total_changes)
+        return results
+
+    async with opened(path) as journal:
+        held = entry("held")
+        await journal.commit_signal(held)
+        monkeypatch.setattr(journal_thread.JournalThread, "_commit", counted)
+        assert await journal.begin_command("c-1", STAMP, {"command": "approve"}) is None
+        assert (commits, kept_commands(path)) == ([], [])
+        await journal.commit_plan(held)
+        assert (len(commits), kept_commands(path)) == (1, [("c-1", 0)])
+        journal.note_result("c-1", {"result": "approved"})
+        await journal.flushed()
+    with closing(sqlite3.connect(path)) as file:
+        kinds = [row[0] for row in file.execute("SELECT kind FROM audit ORDER BY seq")]
+    assert kinds[-5:] == ["signal", "command", "plan", "result", "stop"]
+
+
+async def test_a_begun_command_is_carried_out_once(path):
+    body = {"command": "approve", "signal": "bot/s"}
+    async with opened(path) as journal:
+        found = await asyncio.gather(*(journal.begin_command("c-1", STAMP, body) for _ in range(3)))
+        running = {"body": body, "result": {"result": "in progress"}, "interrupted": False}
+        assert found == [None, running, running]
+        assert await journal.commit_command("c-1", STAMP, {"command": "reject"}) == running
+        journal.note_result("c-1", {"error": "NOT_HELD"})  # nothing was committed for it
+        for again in (journal.begin_command, journal.commit_command):
+            assert (await again("c-1", STAMP, body))["result"] == {"error": "NOT_HELD"}
+        assert await journal.begin_command("c-2", STAMP, body) is None
+        assert kept_commands(path) == [("c-1", 1)]
+    assert kept_commands(path) == [("c-1", 1), ("c-2", 0)]  # closing it writes what is queued
+    async with opened(path) as journal:
+        await journal.load()
+        assert (await journal.begin_command("c-2", STAMP, body))["interrupted"]
+
+
+async def test_a_begun_command_that_waits_is_written_soon(path):
+    async with opened(path) as journal:
+        assert await journal.begin_command("c-1", STAMP, {"command": "approve"}) is None
+        await eventually(lambda: kept_commands(path) == [("c-1", 0)])

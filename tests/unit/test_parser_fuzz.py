@@ -8,7 +8,9 @@ import pytest
 
 from engine.errors import InvalidSignal
 from engine.intake import parser
-from tests.bench import fuzz_parser
+from tests.bench import fuzz_parser, hostile
+
+ENDLESS = 10**9
 
 
 def test_no_crash_and_no_wrong_acceptance_in_200_000_bodies():
@@ -34,6 +36,11 @@ def _lax_number(field: str, value: object) -> Decimal:
         ("check_not_future", lambda *_: None),
         ("_check_action", lambda _: None),
         ("MAX_NAMES", 0),
+        ("MAX_NAMES", ENDLESS),
+        ("MAX_META", ENDLESS),
+        ("MAX_META_KEY", ENDLESS),
+        ("MAX_META_VALUE", ENDLESS),
+        ("MAX_BYTES", ENDLESS),
     ],
 )
 def test_the_fuzz_has_teeth(monkeypatch, name, broken):
@@ -49,3 +56,13 @@ def test_the_fuzz_has_teeth(monkeypatch, name, broken):
         monkeypatch.setattr(parser, "_DECODER", decoder)
     with pytest.raises(AssertionError, match="of seed 5"):
         fuzz_parser.run(30_000, seed=5)
+
+
+@pytest.mark.parametrize(
+    "name", ["MAX_NAMES", "MAX_META", "MAX_META_KEY", "MAX_META_VALUE", "MAX_BYTES"]
+)
+def test_hostile_signals_reach_every_limit(monkeypatch, name):
+    """Without one, something must be accepted that the judge refuses."""
+    monkeypatch.setattr(parser, name, ENDLESS)
+    with pytest.raises(AssertionError, match=r"wrongly accepted .*, seed 5"):
+        hostile.share((5, 50_000))

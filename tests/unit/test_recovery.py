@@ -15,7 +15,7 @@ from engine.wiring import build_engine
 from tests.bench.recovery import ACCOUNTS, write_book
 from tests.helpers import make_account, make_engine, signal_body
 from tests.unit.test_journal import change
-from tests.world import alpaca, put_accounts, settings
+from tests.world import alpaca, eventually, put_accounts, settings, venue, world
 
 
 def rows(path: Path) -> list[tuple]:
@@ -44,6 +44,50 @@ async def test_a_second_recovery_changes_nothing_and_unknown_is_never_rejected(t
         seen.append(rows(home.journal))
     assert seen[0] == seen[1] == seen[2]
     assert {row[2] for row in seen[0]} == {"unknown"}
+
+
+def told(path: Path) -> list[tuple]:
+    """Return the audit's rows that are not about starting and stopping."""
+    with closing(sqlite3.connect(path)) as file:
+        return file.execute(
+            "SELECT kind, account, facts FROM audit WHERE kind NOT IN ('open', 'start', 'stop') ORDER BY seq"
+        ).fetchall()
+
+
+async def test_restarts_tell_the_audit_nothing_it_was_told_before(tmp_path):
+    """Orders of unknown outcome, working ones, a held signal: after the first restart nothing of them is new."""
+    sets = {"signals": {"approval_timeout_s": 3600}}
+    rest = {"order_type": "limit", "limit_price": "185", "time_in_force": "gtc"}
+    async with venue() as sim:
+        at = f"http://127.0.0.1:{sim.port}"
+        accounts = [alpaca(1, at), alpaca(2, at), alpaca(3, at) | {"approval": "review"}]
+        async with world(tmp_path, accounts, **sets) as w:
+            journal = w.path / "journal.sqlite3"
+            await w.send(id="filled")
+            await w.send(id="rests", valid_for_s=3000, **rest)
+            lost = {"method": "POST", "account": "KEY001"}
+            blind = {"method": "GET", "path": "/v2/orders:by_client", "account": "KEY001"}
+            sim.faults.replace(
+                [
+                    {"action": "hang", "times": 0, "match": lost},
+                    {"action": "http_500", "times": 0, "match": blind},
+                ]
+            )
+            await w.post(id="unknown", **rest)
+            await eventually(lambda: any(row.fault == "hang" for row in sim.log.rows()))
+        seen = []
+        for _ in range(3):
+            asked = sim.log.total
+            async with world(tmp_path, **sets) as w:
+                unknown = [o for o in w.engine.orders.working() if o.status is OrderStatus.UNKNOWN]
+                assert len(unknown) == 1
+                await eventually(
+                    lambda n=asked: any(row.fault == "http_500" for row in sim.log.rows(n))
+                )
+            seen.append(told(journal))
+        assert seen[0] == seen[1] == seen[2]
+        [row] = [row for row in seen[0] if row[0] == "order" and unknown[0].cl_ord_id in row[2]]
+        assert "unknown" in row[2]
 
 
 async def plan_of(path: Path, signal_id: str) -> dict:
