@@ -53,7 +53,7 @@ class HttpLines:
         Raises:
             OSError: it cannot be.
         """
-        if not self._idle:
+        if not any(line.open for line in self._idle):
             self._idle.append(await self._open())
 
     async def request(self, method: str, path: str, body: bytes | None) -> Answer:
@@ -66,8 +66,10 @@ class HttpLines:
             answering = line.ask(data)
             async with asyncio.timeout(ANSWER_S):
                 answer = await answering
-        except BaseException:  # cancelled, too: what comes late would answer the next request
+        except BaseException as error:  # cancelled, too: what comes late would answer the next
             line.close()
+            if isinstance(error, OSError):  # what broke it has likely broken those that are idle
+                self._forget_idle()
             raise
         if line.open and not self._closed and len(self._idle) < MOST_IDLE:
             self._idle.append(line)
@@ -78,6 +80,9 @@ class HttpLines:
     def close(self) -> None:
         """Close what is idle; what is in use is closed once it is not."""
         self._closed = True
+        self._forget_idle()
+
+    def _forget_idle(self) -> None:
         for line in self._idle:
             line.close()
         self._idle.clear()

@@ -99,7 +99,7 @@ class KillLatch:
         self.words = self._sectors[:SECTOR].cast("Q")
         self.seen = 0
         self._sweeps = 0  # asked for here and not answered
-        self._doubtful_until = 0
+        self._swept_ns = self._doubtful_until = 0
         if self.words[0] != MAGIC:  # not ours, or overwritten
             self._sectors[:] = bytes(SIZE)
             self.words[0] = MAGIC
@@ -134,10 +134,13 @@ class KillLatch:
 
     def begin_sweep(self, pressed_ns: int) -> bool:
         """Announce a cancel of all; say whether it may leave: not once the engine closes positions since that press."""
+        if not self._sweeps and self.sweep_left_s():  # another process's, or one that is not proven
+            self._doubtful_until = max(self._doubtful_until, self.words[SWEPT_NS])
         # First said, then looked: of two at the same time at least one sees the other.
         self._sweeps += 1
-        self.words[SWEPT_NS] = time.monotonic_ns() + SWEEP_NS
-        if self.words[EXITS_NS] < pressed_ns:
+        self._swept_ns = self.words[SWEPT_NS] = time.monotonic_ns() + SWEEP_NS
+        exits_ns = self.words[EXITS_NS]
+        if not pressed_ns <= exits_ns <= time.monotonic_ns():  # ahead: before the machine started
             return True
         self.end_sweep(proven=True)
         return False
@@ -147,7 +150,7 @@ class KillLatch:
         self._sweeps -= 1
         if not proven:
             self._doubtful_until = self.words[SWEPT_NS]
-        if not self._sweeps:
+        if not self._sweeps and self.words[SWEPT_NS] == self._swept_ns:  # else another process's
             self.words[SWEPT_NS] = self._doubtful_until
 
     def begin_exits(self) -> None:

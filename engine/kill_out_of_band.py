@@ -25,6 +25,7 @@ from engine.kill_clearing import Clearing, Outcome
 from engine.kill_connections import Connections, Line
 from engine.kill_latch import KillLatch
 from engine.model.account import Account
+from engine.model.identifiers import OPERATOR
 from engine.model.messages import ExecutionReport
 from engine.model.numbers import ZERO
 from engine.model.order import Order
@@ -190,6 +191,8 @@ class OutOfBandKill:
             if self._within(symbol, strategy):
                 found[planned] = None
         orders = self._books.orders[account]
+        # Hardly any is looked up: the first cancels wait for this.
+        self._no_exits.update(o.cl_ord_id for o in orders if o.source != OPERATOR or not o.reducing)
         exits = self._exits(order.cl_ord_id for order in orders)
         for order in orders:
             if self._within(order.symbol, order.strategy) and order.cl_ord_id not in exits:

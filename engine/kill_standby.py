@@ -182,9 +182,10 @@ class Standby:
             return [], {}
         async with asyncio.timeout(RELOAD_S):
             accounts, unreadable = await accounts_of(self._home, self._config)
-        known, unknown = self._accounts
+        known = {account.id: account for account in self._accounts[0]}
+        unknown = self._accounts[1]
         return (
-            [account for account in accounts if account not in known],
+            [account for account in accounts if account != known.get(account.id)],
             {name: text for name, text in unreadable.items() if name not in unknown},
         )
 

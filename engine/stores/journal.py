@@ -261,7 +261,7 @@ class Journal:
     ) -> dict[str, Any] | None:
         """Note a command; return the earlier result when this id has been carried out before."""
         if (running := self._begun.get(command_id)) is not None:
-            return running
+            return await self._row_of(command_id) or running
         text = orjson.dumps(body)
 
         def work(connection: sqlite3.Connection) -> dict[str, Any] | None:
@@ -283,12 +283,12 @@ class Journal:
         For a command that does nothing before a commit of its own. ``note_result`` must follow, whatever comes of it.
         """
         if (running := self._begun.get(command_id)) is not None:
-            return running
+            return await self._row_of(command_id) or running
         result = {"result": "in progress"}
         self._begun[command_id] = {"body": body, "result": result, "interrupted": False}
         earlier: dict[str, Any] | None = self._begun[command_id]
         try:
-            earlier = await self._do(lambda base: command_row(base, command_id), alone=True)
+            earlier = await self._row_of(command_id)
         finally:
             if earlier is not None:
                 del self._begun[command_id]
@@ -302,6 +302,9 @@ class Journal:
             )
             self._soon()
         return earlier
+
+    async def _row_of(self, command_id: str) -> dict[str, Any] | None:
+        return await self._do(lambda base: command_row(base, command_id), alone=True)
 
     # ---- rows that follow the facts ------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import closing
 
 import pytest
@@ -12,7 +13,7 @@ from engine.home import Home
 from engine.kill_act import Act, latch
 from engine.kill_clearing import Clearing, Outcome
 from engine.kill_connections import Connections
-from engine.kill_latch import FILE, FIRM, SWEPT_NS, KillLatch
+from engine.kill_latch import EXITS_NS, FILE, FIRM, SWEPT_NS, KillLatch
 from engine.kill_out_of_band import OutOfBandKill
 from engine.simbroker import SimBroker
 from tests.controls.test_c18_kill_switch import place_elsewhere
@@ -130,6 +131,27 @@ def test_what_may_still_arrive_is_waited_for_and_no_longer(tmp_path) -> None:
         assert shared.sweep_left_s() > 0, "the earlier one may still come"
         shared.words[SWEPT_NS] += 10**15  # of before the machine started
         assert shared.sweep_left_s() == 0
+
+
+def test_exits_of_before_the_machine_started_keep_no_cancel_of_all_from_leaving(tmp_path) -> None:
+    with closing(KillLatch(tmp_path / FILE)) as shared:
+        shared.words[EXITS_NS] = time.monotonic_ns() + 10**15
+        assert shared.begin_sweep(time.monotonic_ns())
+        shared.begin_exits()
+        assert not shared.begin_sweep(1)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_one_process_s_answer_does_not_stand_for_another_s(tmp_path, first: int) -> None:
+    with (
+        closing(KillLatch(tmp_path / FILE)) as one,
+        closing(KillLatch(tmp_path / FILE)) as other,
+        closing(KillLatch(tmp_path / FILE)) as engine,
+    ):
+        assert one.begin_sweep(1)
+        assert other.begin_sweep(1)
+        (one, other)[first].end_sweep(proven=True)
+        assert engine.sweep_left_s() > 0, "the other's is on its way"
 
 
 @pytest.mark.parametrize("flatten", [False, True])

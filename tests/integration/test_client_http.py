@@ -144,3 +144,27 @@ async def test_the_answer_to_a_cancelled_request_is_nobody_else_s() -> None:
             await task
         assert (await lines.request("POST", "/", b"second")).content == b"2!"
         assert server.connections == 2
+
+
+async def test_what_breaks_one_connection_leaves_no_idle_one_to_the_second_try() -> None:
+    """A machine that slept, or a line that was cut: none of them says so before something is written."""
+    writers: list[asyncio.StreamWriter] = []
+    torn: list[asyncio.StreamWriter] = []
+
+    def reply(_data: bytes, writer: asyncio.StreamWriter) -> None:
+        if writer in torn:
+            writer.transport.abort()
+        elif len(writers) < 3:  # all are answered once all are there: none is used twice
+            writers.append(writer)
+            for one in writers if len(writers) == 3 else ():
+                one.write(OK + b"{}")
+        else:
+            writer.write(OK + b"{}")
+
+    async with serving(reply) as (server, lines):
+        await asyncio.gather(*(lines.request("POST", "/", b"{}") for _ in range(3)))
+        torn += writers
+        with pytest.raises(ConnectionError):
+            await lines.request("POST", "/", b"{}")
+        assert (await lines.request("POST", "/", b"{}")).content == b"{}"
+        assert server.connections == 4

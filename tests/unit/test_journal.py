@@ -974,6 +974,8 @@ async def test_a_begun_command_is_carried_out_once(path):
     async with opened(path) as journal:
         await journal.load()
         assert (await journal.begin_command("c-2", STAMP, body))["interrupted"]
+        found = await asyncio.gather(*(journal.begin_command("c-1", STAMP, body) for _ in range(3)))
+        assert [one["result"] for one in found] == [{"error": "NOT_HELD"}] * 3
 
 
 async def test_a_begun_command_that_waits_is_written_soon(path):
