@@ -113,11 +113,9 @@ class KillRun:
 
     async def _close_later(self) -> None:
         await self._no_sweep()
-        known = self._engine.shared.of(self._scope)
-        if known is None or not known.get("flat"):  # else whoever pressed has done it meanwhile
-            self._engine.spawn(
-                self._close(), "kill-close"
-            )  # begun, it is not cut short by ``stop``
+        if not closed_outside(self._engine, self._scope):  # by whoever pressed, meanwhile
+            # Begun, it is not cut short by ``stop``.
+            self._engine.spawn(self._close(), "kill-close")
 
     async def _no_sweep(self) -> None:
         """Wait until no cancel of all that left beside the engine can come to a broker, and take exits with it."""
@@ -346,6 +344,16 @@ class KillRun:
             "error": progress.error,
             "at": rfc3339(self._engine.clock.now()),
         }
+
+
+def closed_outside(engine: TradingEngine, scope: str) -> bool:
+    """Say whether another process has closed a scope's positions since its halt, and alert if so."""
+    known = engine.shared.of(scope)
+    if known is None or not known.get("flat"):
+        return False
+    text = f"{scope}: positions were closed outside the engine; close what is left one by one"
+    engine.alert("critical", "KILL_INCOMPLETE", "", text)
+    return True
 
 
 def as_order(report: ExecutionReport, account: str, now: datetime) -> Order:

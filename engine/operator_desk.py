@@ -10,7 +10,7 @@ from typing import Any
 from engine import failpoints
 from engine.clock import rfc3339
 from engine.errors import CommandRefused, ConfigError, StoreError
-from engine.kill import KillRun
+from engine.kill import KillRun, closed_outside
 from engine.kill_latch import GENERATION
 from engine.latches import DURABLE_WITHIN_S
 from engine.model import commands as c
@@ -295,11 +295,7 @@ class OperatorDesk:
             return self._killed(command.scope, before.count, flatten)
         if before is not None:
             before.stop()
-        known = self._engine.shared.of(command.scope)
-        if flatten and known is not None and known.get("flat"):
-            flatten = False
-            text = f"{command.scope}: positions were closed outside the engine; close what is left one by one"
-            self._engine.alert("critical", "KILL_INCOMPLETE", "", text)
+        flatten = flatten and not closed_outside(self._engine, command.scope)
         # Exits of a run that was cut short keep their ids: this one's are its own.
         run_id = f"{command.id[:40]}.{self._engine.clock.monotonic_ns():x}"
         run = KillRun(self._engine, self.by_hand, command.scope, run_id, flatten)

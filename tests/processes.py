@@ -330,6 +330,25 @@ def alpaca(number: int, url: str, **fields: Any) -> dict[str, Any]:
     }
 
 
+def traded_home(directory: Path, signals: int) -> Path:
+    """Return a home on which two accounts bought 3 AAPL at 100 with each signal, ``d-0`` on; its engine has ended."""
+    home = directory / "home"
+    home.mkdir(mode=0o700)
+    write_config(home)
+    with VenueProcess(directory, "--still", "--follow-percent", "0.0001") as venue:
+        venue.post("/sim/price", {"AAPL": "100"})
+        sizing = {"method": "fixed", "quantity": "3"}
+        import_accounts(home, [alpaca(number, venue.url, sizing=sizing) for number in (1, 2)])
+        with EngineProcess(home) as engine:
+            engine.wait_connected(2)
+            for number in range(signals):
+                document = signal_document(id=f"d-{number}")
+                answer = engine.request("POST", "/v1/signals", json=document)
+                assert answer.status_code == 202, answer.text
+            until(lambda: len(engine.rows("fills")) == 2 * signals)
+    return home
+
+
 def paper(number: int, **fields: Any) -> dict[str, Any]:
     """Return the document of a paper account."""
     return {

@@ -16,7 +16,6 @@ from engine.model.numbers import parse_decimal
 from engine.sheets import write_rows
 
 FORMATS: Final = ("html", "csv", "json")
-_WHOLE: Final = {"max_positions", "max_orders_per_day", "max_orders_per_second"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +71,7 @@ def _limit(text: str) -> tuple[str, str | int | None]:
         raise argparse.ArgumentTypeError(f"{text!r}: expected NAME=VALUE")
     if value == "none":
         return name, None
-    return name, int(value) if value.isdecimal() and name in _WHOLE else value
+    return name, int(value) if value.isdecimal() else value  # counts are no text
 
 
 def run(args: argparse.Namespace) -> int:

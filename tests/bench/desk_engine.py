@@ -1,7 +1,7 @@
 """The desk beside a real engine: does it stay fluent, and does it cost the engine anything?
 
-``python -m tests.bench.desk_engine [--window 60] [--accounts 40] [--signals 3] [--json]``. A simulated venue whose
-prices move, an engine process with accounts on it, signals posted at a steady rate: about a thousand changes a
+``python -m tests.bench.desk_engine [--window 60] [--accounts 40] [--signals 1] [--json]``. A simulated venue whose
+prices move, an engine process with accounts on it, signals posted at a steady rate: hundreds of changes a
 second on the feed. Windows without and with a desk process (offscreen, 1280×800, attached by ``RemoteClient``) take
 turns, so that a slow spell of the machine meets both. Printed: the desk's frames and its loop's longest stall; the
 engine's ``send`` and ``last_byte`` in each window (its own last minute; windows of 60 s or more) and the times to the
@@ -207,7 +207,12 @@ def main() -> int:
     add("--window", type=float, default=60.0, help="seconds of each window")
     add("--turns", type=int, default=2, help="pairs of windows")
     add("--accounts", type=int, default=40)
-    add("--signals", type=float, default=3.0, help="a second")
+    add(
+        "--signals",
+        type=float,
+        default=1.0,
+        help="a second; at 2.3 an account is at its rate limit",
+    )
     add("--json", action="store_true")
     add("--as-desk", metavar="URL", help=argparse.SUPPRESS)
     add("--desk-home", help=argparse.SUPPRESS)

@@ -93,6 +93,8 @@ async def test_exits_that_wait_are_not_sent_once_another_process_closed_the_posi
         run = next(iter(w.engine.operator.kill_runs.values()))
         await eventually(lambda: run.over)
         assert (len(requests(sim, "POST")), exits(w)) == (posted, [])
+        told = [row["text"] for row in w.engine.alerts if row["code"] == "KILL_INCOMPLETE"]
+        assert ["closed outside the engine" in text for text in told] == [True]
 
 
 async def test_a_cancel_of_all_that_had_to_wait_does_not_follow_exits(tmp_path) -> None:

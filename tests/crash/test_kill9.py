@@ -262,7 +262,7 @@ class Producer(threading.Thread):
         return "unanswered"
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600)
 def test_killed_at_random_under_a_stream_of_signals(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     accounts = 12

@@ -23,7 +23,7 @@ def test_killed_at_every_point(tmp_path: Path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGSTOP is POSIX's")
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600)
 def test_held_up_until_everything_is_stale(tmp_path: Path):
     """SIGSTOP instead: what has become too old meanwhile does not leave, and nobody else takes the book (I9, I10)."""
     points = ("K04", "K08", "K11", "K12", "K14", "K15", "K19", "K22")

@@ -13,7 +13,7 @@ ORDERS = 400
 
 
 @pytest.mark.parametrize("dialect", sorted(PLACE))
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 async def test_nothing_is_lost_and_nothing_is_sent_twice(tmp_path: Path, dialect: str):
     outcome = await storm(tmp_path, dialect, ORDERS, accounts=20)
     assert not outcome.duplicated

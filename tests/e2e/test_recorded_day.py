@@ -8,38 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import (
-    EngineProcess,
-    VenueProcess,
-    alpaca,
-    import_accounts,
-    signal_document,
-    until,
-    volley,
-    write_config,
-)
+from tests.processes import traded_home, volley
 
 
 @pytest.fixture(scope="module")
 def traded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a home on which two accounts traded three signals; its engine has ended."""
-    directory = tmp_path_factory.mktemp("recorded")
-    home = directory / "home"
-    home.mkdir(mode=0o700)
-    write_config(home)
-    with VenueProcess(directory, "--still", "--follow-percent", "0.0001") as venue:
-        venue.post("/sim/price", {"AAPL": "100"})
-        sizing = {"method": "fixed", "quantity": "3"}
-        import_accounts(home, [alpaca(number, venue.url, sizing=sizing) for number in (1, 2)])
-        with EngineProcess(home) as engine:
-            engine.wait_connected(2)
-            for number in range(3):
-                answer = engine.request(
-                    "POST", "/v1/signals", json=signal_document(id=f"d-{number}")
-                )
-                assert answer.status_code == 202, answer.text
-            until(lambda: len(engine.rows("fills")) == 6)
-    return home
+    return traded_home(tmp_path_factory.mktemp("recorded"), signals=3)
 
 
 def today() -> str:

@@ -16,16 +16,7 @@ from gui.dialogs.comparison import ComparisonDialog
 from gui.dialogs.rerun import RerunDialog
 from gui.rerun_table import LINE_COLUMNS, NoComparisonError, read
 from tests.gui.conftest import DeskUnderTest, until
-from tests.processes import (
-    EngineProcess,
-    VenueProcess,
-    alpaca,
-    import_accounts,
-    signal_document,
-    volley,
-    write_config,
-)
-from tests.processes import until as once
+from tests.processes import traded_home, volley
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -37,22 +28,7 @@ def today() -> str:
 @pytest.fixture(scope="module")
 def traded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a home on which two accounts bought 3 twice; its engine has ended."""
-    directory = tmp_path_factory.mktemp("traded")
-    home = directory / "home"
-    home.mkdir(mode=0o700)
-    write_config(home)
-    with VenueProcess(directory, "--still", "--follow-percent", "0.0001") as venue:
-        venue.post("/sim/price", {"AAPL": "100"})
-        sizing = {"method": "fixed", "quantity": "3"}
-        import_accounts(home, [alpaca(number, venue.url, sizing=sizing) for number in (1, 2)])
-        with EngineProcess(home) as engine:
-            engine.wait_connected(2)
-            for number in range(2):
-                document = signal_document(id=f"d-{number}")
-                answer = engine.request("POST", "/v1/signals", json=document)
-                assert answer.status_code == 202, answer.text
-            once(lambda: len(engine.rows("fills")) == 4)
-    return home
+    return traded_home(tmp_path_factory.mktemp("traded"), signals=2)
 
 
 @pytest.fixture(scope="module")

@@ -33,6 +33,7 @@ from engine.rerun import RerunPlan, rerun
 from engine.simbroker import SimBroker
 from engine.stores.journal_reading import journal_of, reading
 from main import main
+from tests.listener import Listener
 from tests.world import World, alpaca, eventually, paper, venue, world
 
 FIXED = {"method": "fixed", "quantity": "2"}
@@ -74,33 +75,6 @@ async def trade(w: World, sim: SimBroker) -> list[str]:
             await eventually(lambda: len(w.engine.records[keys[1]].orders) == 2)
     await eventually(lambda: w.engine.counts["fills"] == 4)
     return keys
-
-
-class Heard:
-    """A listener that keeps what the desk would show."""
-
-    def __init__(self) -> None:
-        self.tables: dict[str, dict[str, dict[str, Any]]] = {}
-        self.link: ConnectionState | None = None
-        self.snapshots = 0
-
-    def on_snapshot(self, snapshot: dict[str, list[dict[str, Any]]]) -> None:
-        self.snapshots += 1
-        self.tables = {
-            name: {row[tables.KEYS[name]]: row for row in rows} for name, rows in snapshot.items()
-        }
-
-    def on_batch(
-        self, changes: dict[str, list[dict[str, Any]]], removed: dict[str, list[str]]
-    ) -> None:
-        for name, rows in changes.items():
-            self.tables[name].update({row[tables.KEYS[name]]: row for row in rows})
-        for name, keys in removed.items():
-            for key in keys:
-                self.tables[name].pop(key, None)
-
-    def on_link(self, state: ConnectionState, text: str) -> None:
-        self.link = state
 
 
 # ---- notes -----------------------------------------------------------------------------------------------------------
@@ -337,7 +311,7 @@ async def test_a_replay_ends_where_the_engine_was(tmp_path: Path, sim: SimBroker
             tables.SIGNALS, tables.ORDERS, tables.FILLS, tables.POSITIONS, tables.HALTS)}  # fmt: skip
         detail = await w.detail(keys[1])
         client = await asyncio.to_thread(replay_client, w.path)  # beside the running engine
-    heard = Heard()
+    heard = Listener()
     await client.start(heard)
     assert heard.link is ConnectionState.CONNECTED
     assert heard.tables[tables.SIGNALS] == {}
@@ -388,7 +362,7 @@ async def test_every_moment_is_the_same_forwards_and_backwards(
 ) -> None:
     async with world(tmp_path, accounts(sim)) as w:
         keys = await trade(w, sim)
-    client, heard = replay_client(w.path), Heard()
+    client, heard = replay_client(w.path), Listener()
     await client.start(heard)
     moments = [client.begins + (client.ends - client.begins) * step / 60 for step in range(61)]
     forwards = []
@@ -420,7 +394,7 @@ async def test_a_recording_takes_no_commands_and_changes_nothing(
     copy = tmp_path / "copy.sqlite3"
     shutil.copy(w.path / "journal.sqlite3", copy)
     for place in (w.path, copy):
-        client, heard = replay_client(place, str(today())), Heard()
+        client, heard = replay_client(place, str(today())), Listener()
         await client.start(heard)
         client.move(client.ends)
         assert len(heard.tables[tables.ORDERS]) == 4

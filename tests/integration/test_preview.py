@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from engine.execution.rate_limit import RateLimit, TokenBucket
+from engine.model.enums import OrderStatus
 from engine.obstacles import Obstacles
 from engine.operators import Operators, Role
 from engine.preview import AT_ONCE, Rows
@@ -107,17 +108,18 @@ async def ask(w: World, **fields: Any) -> dict[str, Any]:
     return await unchanged(w, signal=document)
 
 
+UNDER_WAY = {OrderStatus.PENDING_NEW, OrderStatus.PENDING_CANCEL}
+
+
 async def unchanged(w: World, **fields: Any) -> dict[str, Any]:
-    """Preview: nothing has changed by it. What came before may still be coming to its end, but not for ever."""
-    for _ in range(50):
-        await w.engine.journal.flushed()
-        before = kept(w)
-        result = await w.command("preview", **fields)
-        await w.engine.journal.flushed()
-        after = kept(w)
-        if after == before:
-            break
-    assert after == before
+    """Preview: nothing has changed by it. What came before has come to its end first."""
+    orders = w.engine.orders.orders
+    await eventually(lambda: not any(order.status in UNDER_WAY for order in orders.values()))
+    await w.engine.journal.flushed()
+    before = kept(w)
+    result = await w.command("preview", **fields)
+    await w.engine.journal.flushed()
+    assert kept(w) == before
     return result
 
 
@@ -230,6 +232,8 @@ async def test_positions_orders_and_stops_are_looked_at(assorted: World) -> None
     await w.send(id="rest", order_type="limit", limit_price="182", quantity="2")
     canceled = await same(w, id="c", action="cancel")
     assert any(row["message"].startswith("cancels 1 of") for row in canceled["accounts"])
+    resting = [one for one in w.engine.orders.orders.values() if one.signal_id == "rest"]
+    await eventually(lambda: all(order.status.terminal for order in resting))
     await same(w, id="m", action="modify", stop_loss="181")
     closed = await same(w, id="out", action="close")
     sides = {row["account"]: row["side"] for row in closed["accounts"] if row["outcome"] == "send"}

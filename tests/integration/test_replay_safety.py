@@ -15,37 +15,12 @@ from engine.client import Recording, replay_client
 from engine.client_replay import load
 from engine.day_record import DayRecord, file_of
 from engine.model import tables
-from engine.model.enums import ConnectionState
 from engine.simbroker import SimBroker
+from tests.listener import Listener
 from tests.processes import alpaca
 from tests.world import World, eventually, venue, world
 
-Tables = dict[str, dict[str, dict[str, Any]]]
 QUICK = {"reconcile_orders_s": 0.2, "reconcile_positions_s": 0.2, "reconcile_cash_s": 0.0}
-
-
-class Shown:
-    """A listener that keeps what the desk would show."""
-
-    def __init__(self) -> None:
-        self.tables: Tables = {}
-
-    def on_snapshot(self, snapshot: dict[str, list[dict[str, Any]]]) -> None:
-        self.tables = {
-            name: {row[tables.KEYS[name]]: row for row in rows} for name, rows in snapshot.items()
-        }
-
-    def on_batch(
-        self, changes: dict[str, list[dict[str, Any]]], removed: dict[str, list[str]]
-    ) -> None:
-        for name, rows in changes.items():
-            self.tables[name].update({row[tables.KEYS[name]]: row for row in rows})
-        for name, keys in removed.items():
-            for key in keys:
-                self.tables[name].pop(key, None)
-
-    def on_link(self, state: ConnectionState, text: str) -> None:
-        pass
 
 
 @pytest.fixture
@@ -118,7 +93,7 @@ async def test_a_kill_is_followed_account_by_account(tmp_path: Path, sim: SimBro
         await w.command("rearm", scope="all", reason="over")
         assert live(w, tables.KILL) == {}
         await recorded(w)
-    client, shown = load(w.path), Shown()
+    client, shown = load(w.path), Listener()
     await client.start(shown)
     marks = [mark.at for mark in client.marks if mark.text.startswith("kill")]
     assert len(marks) == 1
@@ -158,7 +133,7 @@ async def test_differences_and_controls_stand_as_long_as_they_did(
         difference = next(iter(live(w, tables.DIFFERENCES).values()))
         controls = live(w, tables.CONTROLS)
         usage, external = live(w, tables.USAGE), live(w, tables.EXTERNAL)
-    client, shown = replay_client(w.path), Shown()
+    client, shown = replay_client(w.path), Listener()
     await client.start(shown)
     show(client, client.ends)
     rows = shown.tables[tables.DIFFERENCES]
@@ -216,7 +191,7 @@ async def test_a_day_recorded_before_limits_were_says_so(tmp_path: Path, sim: Si
                for line in lines]  # fmt: skip
         file.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in old))
     assert files == [file_of(w.path, files[0].stem)]
-    client, shown = replay_client(w.path), Shown()
+    client, shown = replay_client(w.path), Listener()
     assert not client.recorded
     await client.start(shown)
     show(client, client.ends)

@@ -21,6 +21,7 @@ from tests.simulation.day import Day
 from tests.simulation.life import Life
 from tests.simulation.oracle import STATE_TABLES
 from tests.simulation.sending import Sending
+from tests.simulation.venue import Request
 from tests.simulation.world import SECOND
 
 
@@ -182,6 +183,30 @@ def test_an_exit_that_was_decided_leaves_although_its_asker_has_gone(scene: Scen
     sent = [scene.day.engine.orders.orders[order.cl_ord_id] for order in exits]
     assert [order.status for order in sent] == [OrderStatus.FILLED]
     assert scene.day.world.violations == []
+
+
+@pytest.mark.parametrize(
+    ("first", "beyond", "said"),
+    [("exit", False, 1), ("entry", False, 0), ("exit", True, 0)],
+)
+def test_the_judge_of_positions_knows_what_an_entry_could_reckon_with(
+    scene: Scene, first: str, beyond: bool, said: int
+) -> None:
+    """Long 10, at most 10: a sale of 13 passes, and with an exit of 10 that left before it, it does not."""
+    day = scene.day
+    account = day.venue.accounts["A-1"]
+    account.positions["AAPL"] = Decimal(10)
+    day.caps_seen["A-1"] = [Decimal(10)]
+    entry, exit_ = make_order("ENTRY", "sell", "13"), make_order("EXIT", "sell", "10")
+    exit_.reducing = True
+    day.engine.orders.orders.update(ENTRY=entry, EXIT=exit_)
+    for order in (exit_, entry) if first == "exit" else (entry, exit_):
+        day.oracle.sent("A-1", order)
+    day.venue.accept(account, Request.of(exit_))
+    before = len(day.world.violations)
+    day.oracle.arrived(account, Request.of(entry), beyond=beyond)
+    found = [text for text in day.world.violations[before:] if "may lead to 13 AAPL" in text]
+    assert len(found) == said
 
 
 def test_entries_that_reckoned_with_a_short_position_do_not_leave_once_it_is_closed(

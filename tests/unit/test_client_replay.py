@@ -12,9 +12,9 @@ import pytest
 from engine import client_replay
 from engine.client_replay import ReplayClient
 from engine.model import tables
-from engine.model.enums import ConnectionState
 from engine.recorded import RecordedDay, bounds
 from engine.replay_timeline import Change, Timeline
+from tests.listener import Listener
 
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
 BEGINS = DAY.timestamp()
@@ -65,35 +65,26 @@ def rows_at(timeline: Timeline, moment: float) -> dict[str, dict[str, Any]]:
     return found
 
 
-class Shown:
+class Shown(Listener):
     """A listener that knows how much it was told at once."""
 
     def __init__(self) -> None:
-        self.tables: dict[str, dict[str, Any]] = {}
+        super().__init__()
         self.most = 0
         self.calls = 0
 
     def on_snapshot(self, snapshot: dict[str, list[dict[str, Any]]]) -> None:
         self._count(sum(map(len, snapshot.values())))
-        self.tables = {
-            name: {row[tables.KEYS[name]]: row for row in rows} for name, rows in snapshot.items()
-        }
+        super().on_snapshot(snapshot)
 
     def on_batch(
         self, changes: dict[str, list[dict[str, Any]]], removed: dict[str, list[str]]
     ) -> None:
         self._count(sum(map(len, changes.values())) + sum(map(len, removed.values())))
-        for name, rows in changes.items():
-            self.tables[name].update({row[tables.KEYS[name]]: row for row in rows})
-        for name, keys in removed.items():
-            for key in keys:
-                self.tables[name].pop(key, None)  # it may have come and gone unheard
+        super().on_batch(changes, removed)
 
     def _count(self, rows: int) -> None:
         self.most, self.calls = max(self.most, rows), self.calls + 1
-
-    def on_link(self, state: ConnectionState, text: str) -> None:
-        pass
 
     def rows(self) -> dict[str, dict[str, Any]]:
         return {name: rows for name, rows in self.tables.items() if name != tables.ENGINE}
