@@ -34,65 +34,66 @@ SIDE_TONES = {
 }
 
 
-def _alone(more: dict[str, Any]) -> bool:
-    """Say whether a column of one field is still made of that alone, with what a table gave it besides."""
-    return not more.keys() & {"text", "tone", "bar"}
+def _of(
+    more: dict[str, Any], key: str, title: str, width: int, kind: str = "text", **own: Any
+) -> Column:
+    """Return a column of one field; it stays one unless what a table gives besides (``more``) looks at others."""
+    alone = not more.keys() & {"text", "tone", "bar"}
+    return Column(key, title, width, alone=alone, **{"kind": kind, **own, **more})
 
 
 def text(key: str, title: str, width: int, **more: Any) -> Column:
     """Return a column of plain text."""
-    return Column(key, title, width, alone=_alone(more), **more)
+    return _of(more, key, title, width)
 
 
 def quiet(key: str, title: str, width: int, **more: Any) -> Column:
     """Return a column of plain text in muted ink."""
-    return Column(key, title, width, tone=lambda _row: "muted", alone=_alone(more), **more)
+    return _of(more, key, title, width, tone=lambda _row: "muted")
 
 
 def stamp(key: str, title: str, **more: Any) -> Column:
     """Return a column of times of day; the tooltip has the date."""
-    return Column(
+    return _of(
+        more,
         key,
         title,
         70,
         text=lambda row: fmt.Times.clock(row.get(key)),
         tone=lambda _row: "muted",
         tip=lambda row: fmt.Times.full(row.get(key)),
-        alone=_alone(more),
-        **more,
     )
 
 
 def price(key: str, title: str, width: int = 84, **more: Any) -> Column:
     """Return a column of prices."""
-    return Column(
+    return _of(
+        more,
         key,
         title,
         width,
         "number",
         text=lambda row: fmt.price(row.get(key)),
-        alone=_alone(more),
-        **more,
     )
 
 
 def average(key: str, title: str, width: int = 84, **more: Any) -> Column:
     """Return a column of average prices, shortened; the tooltip has every decimal."""
-    return Column(
+    return _of(
+        more,
         key,
         title,
         width,
         "number",
         text=lambda row: fmt.average_price(row.get(key)),
         tip=lambda row: fmt.price(row.get(key)),
-        alone=_alone(more),
-        **more,
     )
 
 
 def quantity(key: str, title: str, width: int = 76, **more: Any) -> Column:
     """Return a column of quantities, shortened; the tooltip has every decimal."""
-    return Column(
+    return _of(
+        more,
         key,
         title,
         width,
@@ -100,28 +101,26 @@ def quantity(key: str, title: str, width: int = 76, **more: Any) -> Column:
         text=lambda row: fmt.short_quantity(row.get(key)),
         tip=lambda row: fmt.quantity(row.get(key)),
         total="symbol",
-        alone=_alone(more),
-        **more,
     )
 
 
 def money(key: str, title: str, width: int = 96, **more: Any) -> Column:
     """Return a column of amounts."""
-    return Column(
+    return _of(
+        more,
         key,
         title,
         width,
         "number",
         text=lambda row: fmt.money(row.get(key)),
         total="all",
-        alone=_alone(more),
-        **more,
     )
 
 
 def pnl(key: str, title: str, width: int = 92, **more: Any) -> Column:
     """Return a column of profits and losses: sign and colour together."""
-    return Column(
+    return _of(
+        more,
         key,
         title,
         width,
@@ -129,14 +128,13 @@ def pnl(key: str, title: str, width: int = 92, **more: Any) -> Column:
         text=lambda row: fmt.pnl(row.get(key)),
         tone=lambda row: fmt.tone_of(row.get(key)),
         total="all",
-        alone=_alone(more),
-        **more,
     )
 
 
 def count(key: str, title: str, width: int = 52, tone: str = "", **more: Any) -> Column:
     """Return a column of counts; zero is a faint dot, anything else in ``tone``."""
-    return Column(
+    return _of(
+        more,
         key,
         title,
         width,
@@ -144,35 +142,31 @@ def count(key: str, title: str, width: int = 52, tone: str = "", **more: Any) ->
         text=lambda row: fmt.quiet_count(row.get(key)),
         tone=lambda row: tone if row.get(key) else "muted",
         total="all",
-        alone=_alone(more),
-        **more,
     )
 
 
 def micros(key: str, title: str, width: int = 76, **more: Any) -> Column:
     """Return a column of latencies."""
-    return Column(
+    return _of(
+        more,
         key,
         title,
         width,
         "number",
         text=lambda row: "" if row.get(key) is None else fmt.micros(row.get(key)),
         tone=lambda _row: "muted",
-        alone=_alone(more),
-        **more,
     )
 
 
 def side(key: str = "side", title: str = "Side", width: int = 70, **more: Any) -> Column:
     """Return a column of sides or actions with their arrow."""
-    return Column(
+    return _of(
+        more,
         key,
         title,
         width,
         text=lambda row: fmt.side(row.get(key)),
         tone=lambda row: SIDE_TONES.get(str(row.get(key)), ""),
-        alone=_alone(more),
-        **more,
     )
 
 
