@@ -225,10 +225,9 @@ class OperatorDesk:
         if command.scope == FIRM and latch.state is TradingState.DISARMED:
             self._refuse_without_limits()
         engine.alert("warning", "REARM", "", f"{command.scope}: {command.reason}")
-        for scope, run in list(self.kill_runs.items()):
-            if command.scope in {scope, FIRM}:
-                run.stop()
-                del self.kill_runs[scope]
+        run = self.kill_runs.pop(command.scope, None)  # those of narrower scopes: their halts stand
+        if run is not None:
+            run.stop()
         if engine.shared.words[GENERATION] != engine.shared.seen:  # it would lift that press, too
             engine.last_gate.look_at_latch()
             raise CommandRefused("HALTED", "the kill switch was pressed outside in this moment")

@@ -310,3 +310,23 @@ def test_what_was_given_up_as_absent_and_comes_after_all_is_cancelled(scene: Sce
     assert order.code == "LATE_ACCEPT"
     assert "LATE_ACCEPT" in {row["code"] for row in scene.day.engine.alerts}
     assert scene.day.world.violations == []
+
+
+def test_arming_everything_leaves_the_halts_of_a_strategy_at_work(scene: Scene) -> None:
+    """Its latch stands, so its cancels go on: the broker was away when it was pressed."""
+    scene.send(order_type="limit", limit_price="185", time_in_force="gtc")
+    scene.let(1)
+    (order,) = scene.day.engine.orders.orders.values()
+    assert order.status is OrderStatus.NEW
+    scene.life.sessions["A-1"].lose("the line is down", back_s=5)
+    scene.command({"id": "k-1", "command": "kill", "scope": "all", "reason": "stop"})
+    kill = {"id": "k-2", "command": "kill", "scope": "strategy:breakout", "reason": "stop"}
+    scene.command(kill)
+    scene.command(
+        {"id": "r-1", "command": "rearm", "scope": "all", "reason": "it was the strategy"}
+    )
+    assert order.status is OrderStatus.NEW
+    scene.let(10)
+    assert order.status is OrderStatus.CANCELED
+    assert scene.day.engine.states.get("strategy:breakout") is not None
+    assert scene.day.world.violations == []
