@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from copy import copy
 from decimal import Decimal
 from typing import Any
 
@@ -180,14 +181,14 @@ class OrdersByHand:
         if self._since_sent_s(order) < session.capabilities.settle_s:
             raise CommandRefused("NOT_PROVEN", "the broker may still be taking it in: try again")
         await asyncio.sleep(LOOK_TWICE_S)
-        await self.look_for(order, session)
-        self._may_resend(order)  # another may have been faster, or the proof have come
-        if self._since_sent_s(order) < session.capabilities.settle_s:
-            raise CommandRefused("NOT_PROVEN", "it has been sent again meanwhile")
-        state = self.state(order.account)
-        refused = engine.planner.check_by_hand(state, order, instead_of=order)
-        if refused is not None:
-            raise CommandRefused(*refused)
+        self._may_resend(order)
+        try:
+            await self._expect_again(order)
+            await self.look_for(order, session)
+            self._check_again(order, session)
+        except CommandRefused:
+            engine.journal.note_order(order)  # it is what it was
+            raise
         order.reopen()
         engine.orders.add_again(order)
         order.send_before_ns = engine.clock.monotonic_ns() + int(
@@ -197,6 +198,28 @@ class OrdersByHand:
         if order.status is OrderStatus.DENIED:
             raise CommandRefused(order.code, order.text)
         return {"result": "sent", "cl_ord_id": order.cl_ord_id}
+
+    async def _expect_again(self, order: Order) -> None:
+        """Make durable that an order which was over may leave once more: a restart then looks for it.
+
+        Raises:
+            StoreError: it is not durable, and nothing is changed.
+        """
+        if order.status is not OrderStatus.UNKNOWN:  # one that is unknown is looked for anyway
+            again = copy(order)
+            again.reopen()
+            await self._engine.journal.commit_orders([again])
+
+    def _check_again(self, order: Order, session: BrokerSession) -> None:
+        """Refuse what must not be sent once more at this moment."""
+        self._may_resend(order)  # another may have been faster, or the proof have come
+        if self._since_sent_s(order) < session.capabilities.settle_s:
+            raise CommandRefused("NOT_PROVEN", "it has been sent again meanwhile")
+        refused = self._engine.planner.check_by_hand(
+            self.state(order.account), order, instead_of=order
+        )
+        if refused is not None:
+            raise CommandRefused(*refused)
 
     def _since_sent_s(self, order: Order) -> float:
         """Return how long ago an order was last sent; one of an earlier process was, when it was made."""

@@ -330,3 +330,33 @@ def test_arming_everything_leaves_the_halts_of_a_strategy_at_work(scene: Scene) 
     assert order.status is OrderStatus.CANCELED
     assert scene.day.engine.states.get("strategy:breakout") is not None
     assert scene.day.world.violations == []
+
+
+def test_what_is_sent_again_by_hand_is_known_after_a_crash(scene: Scene) -> None:
+    """It was over on the disk, and nobody would look for it after a restart."""
+    session = scene.life.sessions["A-1"]
+    durable: list[str] = []
+    arrives = False
+
+    def lost(order: Order) -> None:
+        order.first_byte_ns = order.last_byte_ns = scene.life.clock.monotonic_ns()
+        durable.extend(row["status"] for row in scene.day.disk.rows("SELECT status FROM orders"))
+        Sending(session, order, "" if arrives else "order_lost")
+
+    session.submit = lost
+    scene.send(order_type="limit", limit_price="185", time_in_force="gtc", valid_for_s="1")
+    (order,) = scene.day.engine.orders.orders.values()
+    assert scene.until(lambda: order.code == "ABSENT")
+    scene.let(1)
+    again = {"id": "c-1", "command": "resend", "cl_ord_id": order.cl_ord_id}
+    scene.life.sessions["A-1"].lose("the line is down", back_s=5)
+    assert scene.command(again) == ["NOT_PROVEN"]
+    scene.let(10)
+    (row,) = scene.day.disk.rows("SELECT status, code FROM orders")
+    assert (row["status"], row["code"]) == ("expired", "ABSENT")
+    arrives = True
+    durable.clear()
+    assert scene.command({**again, "id": "c-2"}) == ["sent"]
+    assert durable == ["pending_new"]
+    assert scene.until(lambda: order.status is OrderStatus.NEW)
+    assert scene.day.world.violations == []
