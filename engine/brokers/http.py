@@ -1,5 +1,4 @@
-"""Everything that is not order entry: look-ups over ``httpx``, and which addresses an account
-may use.
+"""Everything that is not order entry: look-ups, and which addresses an account may use.
 
 Requests sent with ``HttpClient`` must be safe to repeat (reads). Errors name the account and the
 path, never a header, a query or a body of ours.
@@ -12,16 +11,23 @@ import os
 import re
 import ssl
 import sys
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
-import httpx
 import orjson
 
 from engine.brokers.dial import Pacer, Route
-from engine.brokers.http_transport import LookupTransport
+from engine.brokers.lookups import (
+    Answer,
+    Lines,
+    NoReplyError,
+    NotSentError,
+    TooMuchError,
+)
 from engine.errors import (
     BrokerAuthError,
     BrokerProtocolError,
@@ -31,7 +37,6 @@ from engine.errors import (
 )
 from engine.model.account import Account
 
-MAX_BODY = 16 << 20
 _TEXT_CAP = 200
 _LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
 # Exactly scheme://host[:port][/]; no user, no path, no query, nothing percent-encoded.
@@ -45,13 +50,10 @@ _AUTHORITIES = (
     "/etc/ssl/ca-bundle.pem",  # SUSE
     "/etc/ssl/cert.pem",  # Alpine, Arch
 )
-_NEVER_LEFT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.UnsupportedProtocol,
-    httpx.LocalProtocolError,
-)
+_TARGET = "/?&=%:@,;+!$'()*~._-"
+"""What stands in a path as it is; callers quote what comes from outside."""
+_SAFE_TARGET = re.compile(rf"[A-Za-z0-9{re.escape(_TARGET)}]+", re.ASCII)
+_FORBIDDEN = re.compile(r"[^ -~]", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +201,11 @@ class HttpClient:
     """One server's connections for look-ups by one way out, shared by its accounts; authentication
     goes per request. ``pacer`` spaces new connections, see ``WireHub.pacer``. ``turn`` is awaited
     before each request, after the wait for a connection: those that waited together must not go at once.
+    ``timeout_s`` is how long not a byte may come. ``one_limit``: a broker's call for quiet (429, 418) is meant for
+    all of them, and what waits meanwhile is not asked.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what a client depends on)
         self,
         base: BaseUrl,
         *,
@@ -210,27 +214,24 @@ class HttpClient:
         egress: Route | None = None,
         pacer: Pacer | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
+        one_limit: bool = False,
     ) -> None:
         self._base = base
         self._turn = turn
+        self._one_limit = one_limit
+        self._quiet_until = 0.0
+        self._timeout_s = timeout_s
         if base.tls and context is None:
             context = tls_context()
-        limits = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=30.0)
-        # httpx looks at every connection of its pool on each request, so few serve many accounts
-        # better.
-        transport = LookupTransport(context if base.tls else None, limits, egress, pacer)
-        self._gate = transport.gate
-        self._client = httpx.AsyncClient(
-            base_url=base.url,
-            transport=transport,
-            timeout=httpx.Timeout(timeout_s, connect=5.0, pool=30.0),
-            trust_env=False,
-            follow_redirects=False,
+        self._lines = Lines(base.host, base.port, context if base.tls else None, egress, pacer)
+        self._tail = (
+            f" HTTP/1.1\r\nHost: {base.authority}\r\nUser-Agent: volley\r\nAccept: */*\r\n"
+            "Accept-Encoding: gzip\r\n"
         )
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._lines.close()
 
     async def get(
         self,
@@ -250,31 +251,52 @@ class HttpClient:
         """
         where = f"account {account}: GET {self._base.url}{path}"
         try:
-            async with self._gate:
+            request = self._request(path, params, headers)
+            async with self._lines.gate:
                 if self._turn is not None:
                     await self._turn()
-                request = self._client.stream("GET", path, headers=headers, params=params)
-                async with request as reply:
-                    content = await _content(reply, where, account)
-        except _NEVER_LEFT as error:
-            raise BrokerUnavailable(f"{where}: {_reason(error)}", account=account) from None
-        except httpx.HTTPError as error:
-            raise OutcomeUnknown(f"{where}: {_reason(error)}", account=account) from None
-        return _judge(reply, content, where, account)
+                self._keep_quiet(where, account)
+                answer = await self._lines.read(request, self._timeout_s)
+                if self._one_limit and answer.status in {418, 429}:
+                    pause = _seconds(answer.retry_after) or 0.0
+                    self._quiet_until = max(self._quiet_until, time.monotonic() + pause)
+        except NotSentError as error:
+            raise BrokerUnavailable(f"{where}: {plain(error)}", account=account) from None
+        except NoReplyError as error:
+            raise OutcomeUnknown(f"{where}: {plain(error)}", account=account) from None
+        except TooMuchError:
+            raise BrokerProtocolError(
+                f"{where}: reply larger than 16 MiB", account=account
+            ) from None
+        return _judge(answer, where, account)
+
+    def _keep_quiet(self, where: str, account: str) -> None:
+        left = self._quiet_until - time.monotonic()
+        if left > 0:
+            raise BrokerUnavailable(
+                f"{where}: not asked, the broker wants quiet for {left:.0f} s",
+                account=account,
+                retry_after=left,
+            )
+
+    def _request(
+        self, path: str, params: Mapping[str, str] | None, headers: Mapping[str, str]
+    ) -> bytes:
+        target = path if _SAFE_TARGET.fullmatch(path) else quote(path, safe=_TARGET)
+        if params:
+            pairs = (
+                f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in params.items()
+            )
+            target += ("&" if "?" in target else "?") + "&".join(pairs)
+        if any(_FORBIDDEN.search(value) for value in headers.values()):
+            raise NotSentError("a header may not be sent: it holds more than printable ASCII")
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        return f"GET {target}{self._tail}{lines}\r\n".encode("ascii")
 
 
-async def _content(reply: httpx.Response, where: str, account: str) -> bytes:
-    content = bytearray()
-    async for piece in reply.aiter_bytes():
-        content += piece
-        if len(content) > MAX_BODY:
-            raise BrokerProtocolError(f"{where}: reply larger than 16 MiB", account=account)
-    return bytes(content)
-
-
-def _judge(reply: httpx.Response, content: bytes, where: str, account: str) -> Reply:
-    status = reply.status_code
-    pause = _seconds(reply.headers.get("retry-after", ""))
+def _judge(answer: Answer, where: str, account: str) -> Reply:
+    status, content = answer.status, answer.body
+    pause = _seconds(answer.retry_after)
     if status >= 500:
         raise OutcomeUnknown(f"{where}: HTTP {status}", account=account, retry_after=pause)
     if status == 429:
@@ -294,11 +316,3 @@ def _judge(reply: httpx.Response, content: bytes, where: str, account: str) -> R
 
 def _seconds(text: str) -> float | None:
     return float(text) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) else None
-
-
-def _reason(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.PoolTimeout):
-        return "no connection was free in time"
-    if isinstance(error, httpx.TimeoutException):
-        return "no answer in time"
-    return plain(str(error) or type(error).__name__)

@@ -1,109 +1,46 @@
-"""``httpx`` over our own way of opening connections: the same egress, pacing and sentences as the wire."""
+"""``httpx`` over our own way of opening connections: the same egress and sentences as the wire."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
 import httpcore
 import httpx
 
-from engine.brokers.dial import Pacer, Rank, Route, dial, why
+from engine.brokers.dial import Route, dial, why
 
 _ENOUGH = 256 << 10
 """Bytes read ahead of the reader before the peer is made to wait."""
-_PATIENCE_S = 30.0
 
 
-class LookupTransport(httpx.AsyncHTTPTransport):
-    """The connections of one ``HttpClient``. ``context`` None: plain text."""
+class OwnTransport(httpx.AsyncHTTPTransport):
+    """The connections of an ``httpx`` client. ``context`` None: plain text."""
 
     def __init__(
         self,
         context: ssl.SSLContext | None,
         limits: httpx.Limits,
         route: Route | None,
-        pacer: Pacer | None,
     ) -> None:
         # The base class is built for its handling of requests and errors; its pool is replaced,
         # because only the pool takes a network of our own.
         super().__init__(verify=context or False, trust_env=False, limits=limits)
-        self.gate = Gate(limits.max_connections or 1, pacer)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=context,
             max_connections=limits.max_connections,
             max_keepalive_connections=limits.max_keepalive_connections,
             keepalive_expiry=limits.keepalive_expiry,
-            network_backend=_Network(context, route, pacer, self.gate),
+            network_backend=_Network(context, route),
         )
 
 
-class Gate:
-    """Where connecting is slow, lets in as many look-ups at a time as there are connections, and one more.
-
-    That one opens the next connection. Without this, look-ups that come together would each be tied to a
-    connection of its own that is not open yet, and wait for its turn though others have long been free.
-    """
-
-    def __init__(self, most: int, pacer: Pacer | None) -> None:
-        self._most = most
-        self._slow = pacer is not None and pacer.slow
-        self._inside = 0
-        self._line: deque[asyncio.Future[None]] = deque()
-        self.open = 0
-        """Connections, idle or busy."""
-
-    async def __aenter__(self) -> None:
-        """Wait to be let in, first come, first served.
-
-        Raises:
-            httpx.PoolTimeout: for too long; nothing left.
-        """
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
-        self._let_in()
-        try:
-            async with asyncio.timeout(_PATIENCE_S):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                self._inside -= 1
-            turn.cancel()
-            self._let_in()
-            if isinstance(error, TimeoutError):
-                raise httpx.PoolTimeout("no connection was free in time") from None
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        """Leave."""
-        self._inside -= 1
-        self._let_in()
-
-    def opened(self, count: int) -> None:
-        """Note that a connection was opened (1) or closed (-1)."""
-        self.open += count
-        self._let_in()
-
-    def _let_in(self) -> None:
-        most = min(self._most, self.open + 1) if self._slow else self._most
-        while self._line and self._inside < most:
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._inside += 1
-
-
 class _Network(httpcore.AsyncNetworkBackend):
-    def __init__(
-        self, context: ssl.SSLContext | None, route: Route | None, pacer: Pacer | None, gate: Gate
-    ) -> None:
+    def __init__(self, context: ssl.SSLContext | None, route: Route | None) -> None:
         self._context = context
         self._route = route
-        self._pacer = pacer
-        self._gate = gate
 
     async def connect_tcp(
         self,
@@ -116,10 +53,8 @@ class _Network(httpcore.AsyncNetworkBackend):
         """Connect and, for TLS, shake hands in one go."""
         del local_address, socket_options
         try:
-            if self._pacer is not None:
-                await self._pacer.turn(Rank.READS if self._gate.open else Rank.NEEDED)
             _, channel = await dial(
-                lambda: _Channel(self._gate),
+                _Channel,
                 host,
                 port,
                 context=self._context,
@@ -140,8 +75,7 @@ class _Network(httpcore.AsyncNetworkBackend):
 class _Channel(asyncio.Protocol):
     """What came and was not read yet."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self) -> None:
         self.transport: Any = None
         self.buffer = bytearray()
         self.ended = False
@@ -152,7 +86,6 @@ class _Channel(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
-        self._gate.opened(1)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -167,7 +100,6 @@ class _Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended, self.error = True, exc
-        self._gate.opened(-1)
         self._wake()
         if not self.lost.done():
             self.lost.set_result(None)
@@ -206,7 +138,7 @@ class _Stream(httpcore.AsyncNetworkStream):
             raise httpcore.ReadError(why(error)) from None
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        """Write; look-ups are small, so nobody waits for the window."""
+        """Write; what is sent here is small, so nobody waits for the window."""
         del timeout
         if self._channel.ended:
             raise httpcore.WriteError("the connection was closed")

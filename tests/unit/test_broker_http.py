@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import zlib
 from collections.abc import AsyncIterator
 from decimal import Decimal
 
@@ -260,6 +262,106 @@ async def test_a_connection_the_server_closed_is_not_used_again(script):
         assert (await get(client)).body == 1
         assert len(server.heads) == count
         await asyncio.sleep(0.005)
+
+
+async def test_what_waits_while_the_broker_wants_quiet_is_not_asked(script):
+    server, client = script
+    client._one_limit = True
+    server.reply = http("429 Slow", b"{}", "Retry-After: 30")
+    answers = await asyncio.gather(*(get(client) for _ in range(20)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {BrokerUnavailable}
+    assert all(0 < answer.retry_after <= 30 for answer in answers)
+    assert len(server.heads) == 8  # what was under way already
+    with pytest.raises(BrokerUnavailable, match=r"not asked, the broker wants quiet for (29|30) s"):
+        await get(client)
+    assert len(server.heads) == 8
+
+
+async def test_a_head_without_an_end_is_given_up(script):
+    server, client = script
+    server.reply = b"HTTP/1.1 200 OK\r\nX: " + b"x" * (1 << 20)
+    with pytest.raises(OutcomeUnknown, match="has no end"):
+        await get(client)
+
+
+PACKED = gzip.compress(b'{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        http("200 OK", PACKED, "Content-Encoding: gzip"),
+        http("200 OK", zlib.compress(b'{"a": 1}'), "content-encoding: Deflate"),
+        http("200 OK", b'{"a": 1}', "Content-Encoding: identity"),
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{"a"\r\n4\r\n: 1}\r\n0\r\n\r\n',
+        b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{"a": 1}',
+        b"HTTP/1.1 103 Early Hints\r\nRetry-After: 9\r\n\r\n" + http("200 OK", b'{"a": 1}'),
+    ],
+)
+async def test_bodies_of_every_kind(script, reply):
+    server, client = script
+    server.reply = reply
+    found = await get(client)
+    assert (found.status, found.body, found.retry_after) == (200, {"a": 1}, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (PACKED[:-6], OutcomeUnknown),
+        (b"not packed", OutcomeUnknown),
+        (gzip.compress(b" " * (17 << 20)), BrokerProtocolError),
+    ],
+)
+async def test_packed_replies_that_deceive(script, body, error):
+    server, client = script
+    server.reply = http("200 OK", body, "Content-Encoding: gzip")
+    with pytest.raises(error):
+        await get(client)
+
+
+async def test_what_is_asked_cannot_be_split(script):
+    server, client = script
+    server.reply = http("200 OK", b"1")
+    asked = {"q": "a b&c=d\r\nX: 1", "ü": "/"}
+    await client.get("A-9", "/v2/ü#x\r\nY: 1?p=1", headers=KEY, params=asked)
+    line = server.heads[0].split(b"\r\n")[0]
+    assert line == (
+        b"GET /v2/%C3%BC%23x%0D%0AY:%201?p=1&q=a%20b%26c%3Dd%0D%0AX%3A%201&%C3%BC=%2F HTTP/1.1"
+    )
+    for value in ("a\r\nX: 1", "a\n", "ü"):
+        with pytest.raises(BrokerUnavailable, match="printable ASCII") as caught:
+            await client.get("A-9", "/", headers={"X-Key": value})
+        assert value not in str(caught.value)
+    assert len(server.heads) == 1
+
+
+async def test_a_read_is_repeated_once_when_its_connection_was_closed_in_that_moment():
+    requests: list[int] = []
+
+    async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(requests)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                requests.append(number)
+                if len(requests) in {2, 4, 5}:  # read, and closed without a word
+                    break
+                writer.write(http("200 OK", b"%d" % len(requests)))
+        writer.close()
+
+    server = await asyncio.start_server(client, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    base = check_base_url("A", f"http://127.0.0.1:{port}", (), allow_simulated=True)
+    reads = HttpClient(base)
+    assert (await get(reads)).body == 1
+    assert (await get(reads)).body == 3  # the second on a new connection
+    with pytest.raises(OutcomeUnknown, match="closed before the reply"):
+        await get(reads)  # once, not for ever
+    assert requests == [0, 0, 2, 2, 4]
+    await reads.close()
+    server.close()
+    await server.wait_closed()
 
 
 async def test_a_large_reply_is_read_whole(script):

@@ -358,7 +358,7 @@ async def test_new_connections_to_one_address_are_spaced_whoever_opens_them(monk
         return await dial(*args, **options)
 
     monkeypatch.setattr("engine.brokers.wire.dial", dialled)
-    monkeypatch.setattr("engine.brokers.http_transport.dial", dialled)
+    monkeypatch.setattr("engine.brokers.lookups.dial", dialled)
     server = Server(always(PLAIN))
     await server.start()
     hub, elsewhere = WireHub(), Route(local_address="127.0.0.3")

@@ -462,7 +462,7 @@ async def test_a_look_up_that_is_given_up_makes_room():
 
 
 async def test_a_look_up_nobody_has_room_for_says_that_nothing_left(monkeypatch):
-    monkeypatch.setattr("engine.brokers.http_transport._PATIENCE_S", 0.1)
+    monkeypatch.setattr("engine.brokers.lookups._PATIENCE_S", 0.1)
     server = Server(always(PLAIN))
     await server.start()
     url = f"http://127.0.0.1:{server.port}"

@@ -114,7 +114,7 @@ class Venue:
     def __init__(self, base: BaseUrl, websocket: str, route: Route | None, hub: WireHub) -> None:
         context = hub.context() if base.tls else None
         self.route = route
-        self.http = HttpClient(base, context=context, egress=route)
+        self.http = HttpClient(base, context=context, egress=route, one_limit=True)
         self.clock = VenueClock(self.http)
         self.weights = Weights()
         self.streams = UserStreams(websocket, hub.context if base.tls else None, route)

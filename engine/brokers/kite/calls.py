@@ -8,8 +8,9 @@ from collections.abc import Mapping
 import httpx
 
 from engine.brokers.dial import Route
-from engine.brokers.http import MAX_BODY, BaseUrl, plain, tls_context
-from engine.brokers.http_transport import LookupTransport
+from engine.brokers.http import BaseUrl, plain, tls_context
+from engine.brokers.http_transport import OwnTransport
+from engine.brokers.lookups import MAX_BODY
 from engine.errors import BrokerProtocolError, BrokerUnavailable, OutcomeUnknown
 
 
@@ -36,7 +37,7 @@ async def call(  # noqa: PLR0913 (a request has this many parts)
     if base.tls and context is None:
         context = tls_context()
     limits = httpx.Limits(max_connections=1, max_keepalive_connections=0)
-    transport = LookupTransport(context if base.tls else None, limits, route, None)
+    transport = OwnTransport(context if base.tls else None, limits, route)
     timeout = httpx.Timeout(timeout_s, connect=5.0)
     body = bytearray()
     try:
