@@ -15,8 +15,8 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, get_args
+from types import MappingProxyType, UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from urllib.parse import unquote, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -492,10 +492,17 @@ def _scalar(text: str, field: Any) -> object:
         value = tomllib.loads(f"value = {text}", parse_float=_toml_float)["value"]
     except (ValueError, RecursionError):
         return text
-    wants_text = field is not None and (field.annotation is str or get_args(field.annotation)[:1])
-    if wants_text and not isinstance(value, str | dict):
+    if field is not None and _wants_text(field.annotation) and not isinstance(value, str):
         return text
     return value
+
+
+def _wants_text(annotation: Any) -> bool:
+    """Say whether a key may hold text, so that ``12`` and ``true`` are text there."""
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType, Annotated):
+        return any(map(_wants_text, get_args(annotation)))
+    return annotation is str or origin is Literal
 
 
 def _finding(

@@ -48,9 +48,10 @@ class Cell(QPushButton):
 
     def restyle(self) -> None:
         """Take the tone's colour of the theme."""
-        self.setStyleSheet(
-            "" if self._tone == "muted" else f"color: {active().colors[self._tone].name()};"
-        )
+        color = "" if self._tone == "muted" else active().colors[self._tone].name()
+        sheet = color and f"color: {color};"
+        if sheet != self.styleSheet():  # Qt would polish it all the same
+            self.setStyleSheet(sheet)
 
     def changeEvent(self, event: QEvent) -> None:
         """Take another font."""

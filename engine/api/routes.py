@@ -5,9 +5,11 @@ Bodies that carry money are read as bytes, by strict parsers, never by a framewo
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Final, Protocol
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 SIGNAL_BYTES: Final = 8 * 1024
 DOCUMENT_BYTES: Final = 64 * 1024
 IN_FLIGHT: Final = 1_000
+_DISCARDED: Final = 4 << 20
+_DISCARD_S: Final = 0.25
 RETRY_AFTER_S: Final = 1
 LISTS: Final = (
     tables.SIGNALS,
@@ -154,19 +158,35 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Read a body of at most ``limit`` bytes, whatever its headers claim.
 
     Raises:
-        TooLarge: it is longer; what is left is not read.
+        TooLarge: it is longer; what is left is thrown away, see ``_discard``.
     """
     claimed = request.headers.get("content-length", "")
-    if claimed.isdecimal() and int(claimed[:19]) > limit:
+    length = int(claimed[:19]) if claimed.isdecimal() else 0
+    stream = request.stream()
+    if length > limit:
+        if length <= _DISCARDED:
+            await _discard(stream)
         raise TooLarge(limit)
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
+    async for part in stream:
         size += len(part)
         if size > limit:
+            await _discard(stream)
             raise TooLarge(limit)
         parts.append(part)
     return b"".join(parts)
+
+
+async def _discard(stream: AsyncIterator[bytes]) -> None:
+    """Read what is left of a body, within reason: who is still writing when we close does not get to read why."""
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            async for part in stream:
+                size += len(part)
+                if size > _DISCARDED:
+                    return
 
 
 class Filters(BaseModel):

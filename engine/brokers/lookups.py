@@ -379,6 +379,8 @@ class Lines:
             )
         except (OSError, ValueError) as error:  # TimeoutError, too
             raise NotSentError(why(error)) from None
+        if not line.usable:  # what is written to it would never be answered
+            raise NotSentError("the server closed the connection as it was opened")
         self._all.add(line)
         line.lost.add_done_callback(lambda _: self._all.discard(line))
         return line

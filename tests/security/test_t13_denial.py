@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -61,6 +63,22 @@ async def test_bodies_larger_than_allowed_are_not_read_to_the_end(url: str) -> N
             answer = await reader.readuntil(b"\r\n")
             assert b" 413 " in answer
             writer.close()
+
+
+async def test_a_sender_that_writes_to_the_end_first_reads_why_it_was_refused(url: str) -> None:
+    """Closed while it writes, it would see a broken pipe and no answer."""
+
+    def send(size: int) -> tuple[int, str]:
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        try:
+            connection.request("POST", "/v1/signals", b"x" * size, BEARER)
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())["code"]
+        finally:
+            connection.close()
+
+    for size in (8 * 1024 + 1, 1 << 20, 3 << 20):
+        assert await asyncio.to_thread(send, size) == (413, "TOO_LARGE")
 
 
 async def test_a_head_without_end_is_cut_off(url: str) -> None:

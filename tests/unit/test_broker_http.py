@@ -11,6 +11,7 @@ from decimal import Decimal
 
 import pytest
 
+from engine.brokers.dial import dial
 from engine.brokers.http import HttpClient, check_base_url, plain, read_json
 from engine.errors import (
     BrokerAuthError,
@@ -253,6 +254,26 @@ async def test_one_connection_serves_many_reads_and_stray_bytes_answer_nobody():
     await reads.close()
     server.close()
     await server.wait_closed()
+
+
+async def test_a_connection_that_closes_as_it_opens_says_at_once_that_nothing_left(
+    script, monkeypatch
+):
+    server, client = script
+
+    async def too_late(*args, **options):
+        opened = await dial(*args, **options)
+        opened[0].abort()
+        await opened[1].lost
+        return opened
+
+    monkeypatch.setattr("engine.brokers.lookups.dial", too_late)
+    with pytest.raises(BrokerUnavailable, match="closed the connection as it was opened"):
+        await get(client)
+    monkeypatch.undo()
+    server.reply = http("200 OK", b"1")
+    assert (await get(client)).body == 1  # it has left its place to others
+    assert len(server.heads) == 1
 
 
 async def test_a_connection_the_server_closed_is_not_used_again(script):

@@ -3,6 +3,7 @@
 # ruff: noqa: PT017 (refusals inside a loop)
 from __future__ import annotations
 
+import json
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -209,6 +210,10 @@ def test_every_truncation_of_the_file_is_read_or_refused(tmp_path):
         ("VOLLEY_ENGINE__LISTEN", "[::1]:0", "engine", "listen", "[::1]:0"),
         ("VOLLEY_ENGINE__TRADING", "active", "engine", "trading", "active"),
         ("VOLLEY_LOG__LEVEL", "DEBUG", "log", "level", "DEBUG"),
+        ("VOLLEY_LIMITS__MAX_ORDERS_PER_DAY", "5", "limits", "max_orders_per_day", 5),
+        ("VOLLEY_LIMITS__MAX_STRATEGY_ORDERS_PER_DAY", "6", "limits", "max_strategy_orders_per_day", 6),
+        ("VOLLEY_LIMITS__RESTRICTED_SYMBOLS", '["GME"]', "limits", "restricted_symbols", ("GME",)),
+        ("VOLLEY_ALERTS__CHANNELS", '["env:X"]', "alerts", "channels", ("env:X",)),
         ("VOLLEY_STORAGE__REDIS_URL", "unix:///run/r.sock", "storage", "redis_url", "unix:///run/r.sock"),
         ("VOLLEY_STORAGE__MONGO_URL", "mongodb://a:1,b:2/x", "storage", "mongo_url", "mongodb://a:1,b:2/x"),
     ],
@@ -218,14 +223,31 @@ def test_a_variable_overrides_the_file(tmp_path, variable, text, section, key, v
     assert getattr(getattr(load(tmp_path, toml, {variable: text}), section), key) == value
 
 
+def test_every_key_can_be_given_as_a_variable(tmp_path):
+    """As TOML writes it: what a file may say, a variable may say."""
+    for section, values in Config().model_dump(mode="json").items():
+        for key, value in values.items() if section != "hooks" else ():
+            if value is None:
+                continue
+            text = value if isinstance(value, str) else json.dumps(value)
+            variable = f"VOLLEY_{section}__{key}".upper()
+            loaded = load(tmp_path, "", {variable: text})
+            assert getattr(getattr(loaded, section), key) == getattr(
+                getattr(Config(), section), key
+            )
+
+
 def test_hooks_by_variable(tmp_path):
     environ = {
         "VOLLEY_HOOKS__TV__STRATEGY": "77",
         "VOLLEY_HOOKS__TV__STRIP_EXCHANGE": "false",
         "VOLLEY_HOOKS__TV__SYMBOLS": '{"A:B" = "C"}',
+        "VOLLEY_HOOKS__TV__ALLOW_FROM": '["1.2.3.4"]',
     }
     hook = load(tmp_path, '[hooks.TV]\nstrategy = "x"', environ).hook("TV")
-    assert hook == HookConfig(strategy="77", strip_exchange=False, symbols={"A:B": "C"})
+    assert hook == HookConfig(
+        strategy="77", strip_exchange=False, symbols={"A:B": "C"}, allow_from=("1.2.3.4",)
+    )
 
 
 @pytest.mark.parametrize(

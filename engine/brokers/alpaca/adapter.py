@@ -1,4 +1,4 @@
-"""Alpaca as a broker: sessions that send over the wire and read over ``httpx``."""
+"""Alpaca as a broker: sessions that send over the wire and read over connections apart."""
 
 from __future__ import annotations
 

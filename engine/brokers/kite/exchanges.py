@@ -1,7 +1,7 @@
 """Requests over the order wire that are no orders: short look-ups after a fill, and cancels of further slices.
 
-A look-up over ``httpx`` costs a hundred times the CPU of one on a connection that is open anyway, and a
-fan-out of market orders asks for the executions of each.
+A fan-out of market orders asks for the executions of each: other look-ups share a few connections, where these
+would wait for each other.
 """
 
 from __future__ import annotations

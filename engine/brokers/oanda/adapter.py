@@ -1,4 +1,4 @@
-"""OANDA as a broker: sessions that send over the wire, read over ``httpx`` and follow the account's ledger."""
+"""OANDA as a broker: sessions that send over the wire, read over connections apart and follow the account's ledger."""
 
 from __future__ import annotations
 
