@@ -78,6 +78,8 @@ class KillRun:
         """Whether every account is clear."""
         self.count = 0
         """Cancels asked for at the beginning."""
+        self.exits_wait = False
+        """Whether positions are to be closed, and a cancel of all keeps the exits from leaving yet."""
 
     async def begin(self) -> int:
         """Deny what is queued, ask for every cancel; the rest goes on beside. Return the cancels asked for."""
@@ -96,6 +98,7 @@ class KillRun:
         if self.flatten:
             self._engine.shared.begin_exits()
             if self._engine.shared.sweep_left_s():
+                self.exits_wait = True
                 self._tasks.append(self._engine.task(self._close_later(), "kill-exits"))
             else:
                 await self._close()
@@ -113,6 +116,7 @@ class KillRun:
 
     async def _close_later(self) -> None:
         await self._no_sweep()
+        self.exits_wait = False
         if not closed_outside(self._engine, self._scope):  # by whoever pressed, meanwhile
             # Begun, it is not cut short by ``stop``.
             self._engine.spawn(self._close(), "kill-close")

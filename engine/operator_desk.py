@@ -225,12 +225,17 @@ class OperatorDesk:
         if command.scope == FIRM and latch.state is TradingState.DISARMED:
             self._refuse_without_limits()
         engine.alert("warning", "REARM", "", f"{command.scope}: {command.reason}")
-        run = self.kill_runs.pop(command.scope, None)  # those of narrower scopes: their halts stand
-        if run is not None:
-            run.stop()
         if engine.shared.words[GENERATION] != engine.shared.seen:  # it would lift that press, too
             engine.last_gate.look_at_latch()
             raise CommandRefused("HALTED", "the kill switch was pressed outside in this moment")
+        run = self.kill_runs.pop(command.scope, None)  # those of narrower scopes: their halts stand
+        if run is not None:
+            run.stop()
+            if run.exits_wait:
+                text = (
+                    f"{command.scope} is armed before its exits could leave: no position is closed"
+                )
+                engine.alert("critical", "KILL_INCOMPLETE", "", text)
         engine.shared.lift(command.scope)
         try:
             await asyncio.to_thread(engine.shared.sync)

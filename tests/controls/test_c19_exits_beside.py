@@ -97,6 +97,21 @@ async def test_exits_that_wait_are_not_sent_once_another_process_closed_the_posi
         assert ["closed outside the engine" in text for text in told] == [True]
 
 
+async def test_exits_that_wait_and_are_given_up_by_a_rearm_are_told(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(kill_latch, "SWEEP_NS", 3_600_000_000_000)
+    async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w:
+        await holding(w, sim)
+        with closing(KillLatch(w.path / FILE)) as beside:
+            assert beside.begin_sweep(1)
+            posted = len(requests(sim, "POST"))
+            await w.command("kill", flatten=True)
+            await w.command("rearm", reason="it was nothing")
+            beside.end_sweep(proven=True)
+        assert (len(requests(sim, "POST")), exits(w), w.position("A-001")) == (posted, [], 1)
+        told = [row["text"] for row in w.engine.alerts if row["code"] == "KILL_INCOMPLETE"]
+        assert told == ["all is armed before its exits could leave: no position is closed"]
+
+
 async def test_a_cancel_of_all_that_had_to_wait_does_not_follow_exits(tmp_path) -> None:
     async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w, hanging(w):
         home, config = Home(w.path), w.engine.config
