@@ -39,6 +39,7 @@ SIGNAL_BYTES: Final = 8 * 1024
 DOCUMENT_BYTES: Final = 64 * 1024
 IN_FLIGHT: Final = 1_000
 _DISCARDED: Final = 4 << 20
+"""Bytes of a body too large that are read and thrown away, so that its sender comes to read the answer."""
 _DISCARD_S: Final = 0.25
 RETRY_AFTER_S: Final = 1
 LISTS: Final = (

@@ -328,6 +328,7 @@ class Lines:
         self.gate = Gate(_MOST, pacer)
         self._all: set[_Line] = set()
         self._free: list[_Line] = []
+        self._closed = False
 
     async def read(self, request: bytes, timeout_s: float) -> Answer:
         """Send a request whose turn it is (``gate``) and return its answer.
@@ -379,6 +380,9 @@ class Lines:
             )
         except (OSError, ValueError) as error:  # TimeoutError, too
             raise NotSentError(why(error)) from None
+        if self._closed:
+            line.drop()
+            raise NotSentError("the look-ups were stopped")
         if not line.usable:  # what is written to it would never be answered
             raise NotSentError("the server closed the connection as it was opened")
         self._all.add(line)
@@ -387,6 +391,7 @@ class Lines:
 
     async def close(self) -> None:
         """Close every connection; a peer that does not answer the farewell is not waited for."""
+        self._closed = True
         lines = list(self._all)
         self._free.clear()
         for line in lines:

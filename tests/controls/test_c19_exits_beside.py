@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 
 import pytest
 
@@ -59,9 +61,11 @@ async def test_a_clearing_that_goes_on_cancels_late_orders_and_no_exit(tmp_path)
         assert not any(path.endswith(order.order_id) for path in requests(sim, "DELETE"))
 
 
-async def test_exits_wait_for_a_cancel_of_all_that_left_beside_the_engine(
-    tmp_path, monkeypatch
-) -> None:
+@asynccontextmanager
+async def waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[World, SimBroker, KillLatch]]:
+    """Press kill with flatten while another process's cancel of all is on its way: no exit has left yet."""
     monkeypatch.setattr(kill_latch, "SWEEP_NS", 3_600_000_000_000)
     async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w:
         await holding(w, sim)
@@ -69,47 +73,49 @@ async def test_exits_wait_for_a_cancel_of_all_that_left_beside_the_engine(
             assert beside.begin_sweep(1)
             posted = len(requests(sim, "POST"))
             await w.command("kill", flatten=True)
-            run = next(iter(w.engine.operator.kill_runs.values()))
-            await eventually(lambda: run.row("A-001")["verified_at"])
             assert (len(requests(sim, "POST")), exits(w)) == (posted, [])
-            assert not beside.begin_sweep(1), "another one would take the exits with it"
-            beside.end_sweep(proven=True)
-            await eventually(lambda: len(requests(sim, "POST")) == posted + 1)
+            yield w, sim, beside
+
+
+def incomplete(w: World) -> list[str]:
+    """Return what was said of a kill that is not complete."""
+    return [row["text"] for row in w.engine.alerts if row["code"] == "KILL_INCOMPLETE"]
+
+
+async def test_exits_wait_for_a_cancel_of_all_that_left_beside_the_engine(
+    tmp_path, monkeypatch
+) -> None:
+    async with waiting(tmp_path, monkeypatch) as (w, sim, beside):
+        posted = len(requests(sim, "POST"))
+        run = next(iter(w.engine.operator.kill_runs.values()))
+        await eventually(lambda: run.row("A-001")["verified_at"])
+        assert (len(requests(sim, "POST")), exits(w)) == (posted, [])
+        assert not beside.begin_sweep(1), "another one would take the exits with it"
+        beside.end_sweep(proven=True)
+        await eventually(lambda: len(requests(sim, "POST")) == posted + 1)
         assert len(exits(w)) == 1
 
 
 async def test_exits_that_wait_are_not_sent_once_another_process_closed_the_positions(
     tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(kill_latch, "SWEEP_NS", 3_600_000_000_000)
-    async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w:
-        await holding(w, sim)
-        with closing(KillLatch(w.path / FILE)) as beside:
-            assert beside.begin_sweep(1)
-            posted = len(requests(sim, "POST"))
-            await w.command("kill", flatten=True)
-            beside.flattened(FIRM)
-            beside.end_sweep(proven=True)
+    async with waiting(tmp_path, monkeypatch) as (w, sim, beside):
+        posted = len(requests(sim, "POST"))
+        beside.flattened(FIRM)
+        beside.end_sweep(proven=True)
         run = next(iter(w.engine.operator.kill_runs.values()))
         await eventually(lambda: run.over)
         assert (len(requests(sim, "POST")), exits(w)) == (posted, [])
-        told = [row["text"] for row in w.engine.alerts if row["code"] == "KILL_INCOMPLETE"]
-        assert ["closed outside the engine" in text for text in told] == [True]
+        assert ["closed outside the engine" in text for text in incomplete(w)] == [True]
 
 
 async def test_exits_that_wait_and_are_given_up_by_a_rearm_are_told(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(kill_latch, "SWEEP_NS", 3_600_000_000_000)
-    async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w:
-        await holding(w, sim)
-        with closing(KillLatch(w.path / FILE)) as beside:
-            assert beside.begin_sweep(1)
-            posted = len(requests(sim, "POST"))
-            await w.command("kill", flatten=True)
-            await w.command("rearm", reason="it was nothing")
-            beside.end_sweep(proven=True)
+    async with waiting(tmp_path, monkeypatch) as (w, sim, beside):
+        posted = len(requests(sim, "POST"))
+        await w.command("rearm", reason="it was nothing")
+        beside.end_sweep(proven=True)
         assert (len(requests(sim, "POST")), exits(w), w.position("A-001")) == (posted, [], 1)
-        told = [row["text"] for row in w.engine.alerts if row["code"] == "KILL_INCOMPLETE"]
-        assert told == ["all is armed before its exits could leave: no position is closed"]
+        assert incomplete(w) == ["all is armed before its exits could leave: no position is closed"]
 
 
 async def test_a_cancel_of_all_that_had_to_wait_does_not_follow_exits(tmp_path) -> None:

@@ -276,6 +276,22 @@ async def test_a_connection_that_closes_as_it_opens_says_at_once_that_nothing_le
     assert len(server.heads) == 1
 
 
+async def test_a_connection_that_opens_after_the_client_was_closed_is_not_kept(script, monkeypatch):
+    server, client = script
+    opened = []
+
+    async def slowly(*args, **options):
+        opened.append(await dial(*args, **options))
+        await client.close()
+        return opened[0]
+
+    monkeypatch.setattr("engine.brokers.lookups.dial", slowly)
+    with pytest.raises(BrokerUnavailable, match="the look-ups were stopped"):
+        await get(client)
+    await opened[0][1].lost
+    assert server.heads == []
+
+
 async def test_a_connection_the_server_closed_is_not_used_again(script):
     server, client = script  # it closes after every reply without saying so
     server.reply = http("200 OK", b"1")
