@@ -147,7 +147,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replayed]:
             assert (summary["sent"], summary["failed"], summary["repeated"]) == (SIGNALS, 0, 0)
             post_by_hand(engine)
             post_alerts(engine, home)
-            until(lambda: settled(engine), TAKEN_S, "every order has an outcome, no hold is left")
+            wait_settled(engine)
             yield Replayed(engine, venue)
 
 
@@ -159,6 +159,15 @@ def rounded(text: str, places: int) -> Decimal:
 def settled(engine: EngineProcess) -> bool:
     row = engine.status()
     return not (row["open_orders"] or row["unknown_orders"] or row["held"])
+
+
+def wait_settled(engine: EngineProcess) -> None:
+    """Wait until every order has an outcome and no hold is left; say which ones if it does not come."""
+    try:
+        until(lambda: settled(engine), TAKEN_S)
+    except AssertionError as error:
+        unsettled = [row for row in engine.rows("orders") if row["status"] != "filled"]
+        raise AssertionError(f"{error}\n{engine.status()}\n{unsettled}") from None
 
 
 def post_by_hand(engine: EngineProcess) -> None:
@@ -175,7 +184,7 @@ def post_by_hand(engine: EngineProcess) -> None:
             **{name: value for name, value in given.items() if value is not None},
         )
         assert (answer.status_code, answer.json()["state"]) == (202, "accepted"), answer.text
-        until(lambda: settled(engine), TAKEN_S)
+        wait_settled(engine)
 
 
 def post_alerts(engine: EngineProcess, home: Path) -> None:
