@@ -10,18 +10,22 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from dataclasses import replace as changed
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from time import monotonic_ns
-from typing import Any, Literal
+from typing import Any
 
-from engine import failpoints
-from engine.brokers.cancel_all import CancelAll
 from engine.brokers.dial import Route
 from engine.brokers.http import BaseUrl, plain
+from engine.brokers.order_exchanges import (
+    CancelAll,
+    Cancellation,
+    CancelVerdict,
+    Replacement,
+    Submission,
+)
 from engine.brokers.shared_wire import SharedWire, Wire
 from engine.brokers.wire import CONTROL, Exchange, WireHub, WirePool, header
 from engine.errors import BrokerAuthError, BrokerError, BrokerUnavailable
@@ -48,19 +52,6 @@ MOST_READ_WAIT_S = 5.0
 """A read that had to wait longer is given up; whoever asked asks again."""
 MOST_PAUSE_S = 3 * 86_400.0
 """Binance bans an address for three days at most; nobody's Retry-After is believed beyond that."""
-
-
-@dataclass(frozen=True, slots=True)
-class CancelVerdict:
-    """What the reply to a cancel proves.
-
-    ``pending``: taken, the stream tells the end. ``done``: ``reports`` carry the end. ``unknown``: no proof,
-    look the order up. ``refused``: the order stands (or was over before); ``text`` says why.
-    """
-
-    outcome: Literal["pending", "done", "unknown", "refused"]
-    text: str = ""
-    reports: Sequence[ExecutionReport] = ()
 
 
 class WireSession(ABC):
@@ -355,7 +346,7 @@ class WireSession(ABC):
             self._report_soon(order.cl_ord_id, ExecType.UNSENT, None, _unwritten(error))
             return
         self.waiting[order.cl_ord_id] = order
-        self.wire.send(request, _Submission(self, order))
+        self.wire.send(request, Submission(self, order))
 
     def cancel(self, order: Order) -> None:
         """Ask to cancel a working order."""
@@ -368,7 +359,7 @@ class WireSession(ABC):
         if request is None:
             self.hold(self._cancel_once_found(order))
         else:
-            self.wire.send(request, _Cancellation(self, order), CONTROL)
+            self.wire.send(request, Cancellation(self, order), CONTROL)
 
     def cancel_all(self, done: Callable[[Swept], None]) -> bool:
         """Ask to cancel whatever works in the account, ours and others', in one request; say whether the broker can."""
@@ -383,16 +374,18 @@ class WireSession(ABC):
 
     def replace(self, order: Order, replacement: Order) -> None:
         """Ask to put ``replacement`` in the place of ``order``."""
-        request = self.replace_request(order, replacement)
-        if request is None:
-            self._report_soon(
-                replacement.cl_ord_id,
-                ExecType.REJECTED,
-                OrderStatus.REJECTED,
-                "not sent: the broker's id of the order to replace is not known yet",
-            )
+        exchange = Replacement(self, order, replacement)
+        try:
+            request = self.replace_request(order, replacement)
+        except Exception as error:  # noqa: BLE001 (as above: neither order is left without news)
+            self.complain(error)
+            self._soon(exchange.on_failure, False, _unwritten(error))
             return
-        self.wire.send(request, _Replacement(self, order, replacement), CONTROL)
+        if request is None:
+            text = "the broker's id of the order to replace is not known yet"
+            self._soon(exchange.on_failure, False, text)
+        else:
+            self.wire.send(request, exchange, CONTROL)
 
     async def _cancel_once_found(self, order: Order) -> None:
         """Find the broker's id first; an order on its way has the settling time to appear."""
@@ -524,9 +517,12 @@ class WireSession(ABC):
     def _report_soon(
         self, cl_ord_id: str, exec_type: ExecType, status: OrderStatus | None, text: str
     ) -> None:
+        self._soon(self.report, cl_ord_id, exec_type, status, text)
+
+    @staticmethod
+    def _soon(call: Callable[..., None], *arguments: object) -> None:
         # Never from inside submit: the caller may be in the middle of a fan-out.
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self.report, cl_ord_id, exec_type, status, text)
+        asyncio.get_running_loop().call_soon(call, *arguments)
 
     def streamed(self, report: ExecutionReport) -> None:
         """Take a report from the order stream; it may come before the reply to the order it speaks of."""
@@ -560,141 +556,3 @@ def retry_after(raw: bytes) -> float | None:
     """Return the seconds a reply asks to wait (RFC 9110 §10.2.3), ``None`` if it names none we can read."""
     text = header(raw, "retry-after")
     return float(text) if text.isascii() and text.isdigit() and len(text) < 8 else None
-
-
-class _Submission(Exchange):
-    """A new order on its way."""
-
-    __slots__ = ("order", "session")
-
-    def __init__(self, session: WireSession, order: Order) -> None:
-        # All of Exchange's slots, without its call: one of these is made for every order.
-        self.first_byte_ns = self.last_byte_ns = self.reply_ns = 0
-        self.send_before_ns = order.send_before_ns
-        self.stamps = self.order = order
-        self.session = session
-
-    def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
-        session, order = self.session, self.order
-        session.waiting.pop(order.cl_ord_id, None)
-        if not order.acked_ns:
-            order.acked_ns = self.reply_ns
-        try:
-            session.heard(self, status, raw, body)
-            reports = session.judge_new(order, status, raw, body)
-        except Exception as error:  # noqa: BLE001 (whatever came, an order is never left without news)
-            session.complain(error)
-            session.unknown(order.cl_ord_id, f"HTTP {status}: the reply cannot be read")
-            return
-        for report in reports:
-            session.deliver(report)
-
-    def on_failure(self, left: bool, reason: str) -> None:
-        session, order = self.session, self.order
-        session.waiting.pop(order.cl_ord_id, None)
-        if left:
-            session.unknown(order.cl_ord_id, reason)
-        else:
-            session.report(order.cl_ord_id, ExecType.UNSENT, None, reason)
-
-
-class _Cancellation(Exchange):
-    """A cancel on its way; the order's own stamps stay as they are."""
-
-    __slots__ = ("order", "session")
-
-    def __init__(self, session: WireSession, order: Order) -> None:
-        super().__init__()
-        self.session = session
-        self.order = order
-
-    def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
-        session, order = self.session, self.order
-        if session.on_cancel_written is not None:
-            session.on_cancel_written(order, self.first_byte_ns)
-        if failpoints.ARMED:
-            failpoints.hit("cancel.acked.before")
-        try:
-            session.heard(self, status, raw, body)
-            verdict = session.judge_cancel(order, status, raw, body)
-        except Exception as error:  # noqa: BLE001 (as above)
-            session.complain(error)
-            verdict = CancelVerdict("unknown", f"HTTP {status}: the reply cannot be read")
-        match verdict.outcome:
-            case "pending":
-                self._pending(verdict.text)
-            case "unknown":
-                self._pending(f"the outcome of the cancel is unknown: {verdict.text}")
-                session.look_up_later(order)
-            case "refused":
-                self._refused(verdict.text)
-            case "done":
-                pass
-        for report in verdict.reports:
-            session.deliver(report)
-        if failpoints.ARMED:
-            failpoints.hit("cancel.acked.after")
-
-    def on_failure(self, left: bool, reason: str) -> None:
-        if left:
-            if self.session.on_cancel_written is not None:
-                self.session.on_cancel_written(self.order, self.first_byte_ns)
-            self._pending(f"the outcome of the cancel is unknown: {reason}")
-            self.session.look_up_later(self.order)
-        else:
-            self._refused(f"the cancel was not sent: {reason}")
-
-    def _pending(self, text: str) -> None:
-        self.session.report(
-            self.order.cl_ord_id, ExecType.PENDING_CANCEL, OrderStatus.PENDING_CANCEL, text
-        )
-
-    def _refused(self, text: str) -> None:
-        self.session.report(self.order.cl_ord_id, ExecType.CANCEL_REJECTED, None, text)
-
-
-class _Replacement(Exchange):
-    """A replacement on its way. It is never told as unsent: it must not be sent as a new order."""
-
-    __slots__ = ("order", "replacement", "session")
-
-    def __init__(self, session: WireSession, order: Order, replacement: Order) -> None:
-        super().__init__(replacement, replacement.send_before_ns)
-        self.session = session
-        self.order = order
-        self.replacement = replacement
-
-    def on_reply(self, status: int, raw: bytes, body: bytes) -> None:
-        session, replacement = self.session, self.replacement
-        if not replacement.acked_ns:
-            replacement.acked_ns = self.reply_ns
-        try:
-            session.heard(self, status, raw, body)
-            reports = session.judge_replace(self.order, replacement, status, raw, body)
-        except Exception as error:  # noqa: BLE001 (as above)
-            session.complain(error)
-            session.unknown(replacement.cl_ord_id, f"HTTP {status}: the reply cannot be read")
-            return
-        for report in reports:
-            if report.exec_type is ExecType.UNSENT:  # throttled: the order it was for goes on
-                self._refused(f"not sent: {report.text}")
-            elif (
-                report.exec_type is ExecType.REJECTED and report.cl_ord_id == replacement.cl_ord_id
-            ):
-                self._refused(report.text)
-            else:
-                session.deliver(report)
-
-    def on_failure(self, left: bool, reason: str) -> None:
-        if left:
-            self.session.unknown(self.replacement.cl_ord_id, reason)
-        else:
-            self._refused(f"not sent: {reason}")
-
-    def _refused(self, text: str) -> None:
-        """The replacement never existed, and the order it was for goes on."""
-        session = self.session
-        session.report(self.replacement.cl_ord_id, ExecType.REJECTED, OrderStatus.REJECTED, text)
-        session.report(
-            self.order.cl_ord_id, ExecType.CANCEL_REJECTED, None, f"not replaced: {text}"
-        )

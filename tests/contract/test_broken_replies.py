@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from engine.brokers import session as wire_session
+from engine.brokers.order_exchanges import Submission
 from engine.errors import InvariantError
 from engine.model.enums import ExecType, OrderStatus, OrderType
 from engine.model.messages import ExecutionReport
@@ -68,7 +68,7 @@ class Loose:
     def answer(self, order: Order, status: int, raw: bytes, body: bytes) -> list[ExecutionReport]:
         """Hand in a reply to a new order; return what the session makes of it."""
         self.reports.clear()
-        exchange = wire_session._Submission(self.session, order)
+        exchange = Submission(self.session, order)
         exchange.reply_ns = 1
         exchange.on_reply(status, raw, body)
         return self.reports

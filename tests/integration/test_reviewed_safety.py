@@ -215,6 +215,26 @@ async def test_an_order_whose_request_cannot_be_written_is_told(
     assert "cannot be written" in order.text
 
 
+async def test_a_replacement_that_cannot_be_written_is_told_and_its_order_goes_on(
+    running: World, monkeypatch
+) -> None:
+    far = {"order_type": "limit", "limit_price": "185", "time_in_force": "gtc"}
+    first = running.order(await running.send(id="s-1", **far), "A-001")
+    session = running.engine.fleet.sessions["A-001"]
+
+    def fails(order: object, replacement: object) -> bytes:
+        raise KeyError("nothing like that")
+
+    monkeypatch.setattr(session, "replace_request", fails)
+    given = {"cl_ord_id": first.cl_ord_id, "limit_price": "184"}
+    result = await running.command("replace_order", **given)
+    new = running.engine.orders.orders[result["cl_ord_id"]]
+    await eventually(lambda: new.status is OrderStatus.REJECTED)
+    assert "cannot be written" in new.text
+    assert first.status is OrderStatus.NEW
+    assert list(running.engine.fleet.states["A-001"].working) == [first.cl_ord_id]
+
+
 async def test_a_cancel_that_cannot_be_written_stops_no_kill(running: World, monkeypatch) -> None:
     far = {"order_type": "limit", "limit_price": "185", "time_in_force": "gtc"}
     first = running.order(await running.send(id="s-1", **far), "A-001")

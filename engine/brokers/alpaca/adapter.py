@@ -23,8 +23,9 @@ from engine.brokers.http import (
     plain,
     tls_context,
 )
+from engine.brokers.order_exchanges import CancelVerdict
 from engine.brokers.reading import object_of, read_object, reading, text_of
-from engine.brokers.session import CancelVerdict, WireSession
+from engine.brokers.session import WireSession
 from engine.brokers.wire import WireHub
 from engine.errors import BrokerAuthError, BrokerProtocolError, BrokerRejected
 from engine.model.account import Account

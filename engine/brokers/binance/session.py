@@ -14,8 +14,8 @@ from engine.brokers.binance import mapping, requests
 from engine.brokers.binance.reads import RECV_WINDOW_MS, BinanceReads
 from engine.brokers.binance.signing import websocket_payload
 from engine.brokers.http import plain
+from engine.brokers.order_exchanges import CancelVerdict
 from engine.brokers.reading import read_object, rejected, unknown
-from engine.brokers.session import CancelVerdict
 from engine.brokers.wire import Exchange
 from engine.errors import BrokerError
 from engine.model.enums import ExecType, OrderStatus, OrderType, TimeInForce

@@ -21,8 +21,9 @@ from engine.brokers.kite.mapping import Row
 from engine.brokers.kite.news import News
 from engine.brokers.kite.stream import OrderSocket
 from engine.brokers.kite.venue import Venue
+from engine.brokers.order_exchanges import CancelVerdict
 from engine.brokers.reading import rejected, unknown
-from engine.brokers.session import CancelVerdict, WireSession
+from engine.brokers.session import WireSession
 from engine.brokers.session_cache import SessionCache
 from engine.brokers.wire import CONTROL, Exchange
 from engine.errors import BrokerAuthError

@@ -24,8 +24,9 @@ from engine.brokers.oanda.ledger import Ledger
 from engine.brokers.oanda.stream import AddressBudget, OrderFeed
 from engine.brokers.oanda.transactions import TransactionReader
 from engine.brokers.oanda.venue import Venue
+from engine.brokers.order_exchanges import CancelVerdict
 from engine.brokers.reading import object_of, read_object, reading, unknown
-from engine.brokers.session import CancelVerdict, WireSession
+from engine.brokers.session import WireSession
 from engine.brokers.wire import WireHub
 from engine.errors import (
     BrokerAuthError,
