@@ -192,6 +192,6 @@ def days_at(place: Path) -> list[str]:
     Raises:
         StoreError: there is no journal, or it cannot be read.
     """
-    from engine.recorded import recorded_days
+    from engine.days.recorded import recorded_days
 
     return recorded_days(place)

@@ -11,13 +11,13 @@ from typing import Any, Final, TypeVar
 
 from engine.client import EngineListener, Row, tell
 from engine.clock import rfc3339
+from engine.days.recorded import parse_day, read_day, recorded_days
+from engine.days.timeline import Change, Mark, Timeline, timeline_of
 from engine.documents import signal_from_document
 from engine.errors import CommandRefused, StoreError
 from engine.model import tables
 from engine.model.enums import ConnectionState
-from engine.recorded import parse_day, read_day, recorded_days
 from engine.recovery import record_from_entry
-from engine.replay_timeline import Change, Mark, Timeline, timeline_of
 from engine.views import signal_detail
 
 _T = TypeVar("_T")

@@ -13,8 +13,8 @@ from engine.clock import Clock, SystemClock, rfc3339
 from engine.config import Config
 from engine.config_watch import ConfigWatch
 from engine.curves import Curves, StrategyBook
-from engine.day_record import DayRecord
-from engine.day_reports import DayReports
+from engine.days.record import DayRecord
+from engine.days.reports import DayReports
 from engine.desk_watch import DeskWatch
 from engine.eligibility.index import EligibilityIndex
 from engine.execution.dispatcher import Dispatcher

@@ -76,9 +76,9 @@ def _limit(text: str) -> tuple[str, str | int | None]:
 
 def run(args: argparse.Namespace) -> int:
     """Run, write the comparison, say what differs; the file is whole or not there."""
-    from engine.recorded import parse_day
-    from engine.rerun import RerunPlan, rerun
-    from engine.rerun_compare import CSV_COLUMNS, comparison_page
+    from engine.days.recorded import parse_day
+    from engine.days.rerun import RerunPlan, rerun
+    from engine.days.rerun_compare import CSV_COLUMNS, comparison_page
 
     place = args.place or open_home(args).path
     plan = RerunPlan(

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from engine.cli.common import DONE, emit, open_home, say
-from engine.day_page import CSV_COLUMNS, day_page, statement_page, statement_rows
-from engine.day_report import DayFigures, figures_of
+from engine.days.page import CSV_COLUMNS, day_page, statement_page, statement_rows
+from engine.days.recorded import parse_day, read_day
+from engine.days.report import DayFigures, figures_of
 from engine.errors import ConfigError
-from engine.recorded import parse_day, read_day
 from engine.sheets import write_rows
 
 FORMATS: Final = ("html", "pdf", "csv")

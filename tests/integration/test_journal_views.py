@@ -22,14 +22,14 @@ import pytest
 
 from engine.cli.common import DONE, USAGE
 from engine.client import days_at, replay_client
-from engine.day_page import day_page, statement_page
-from engine.day_record import DayRecord, file_of, lines_of
-from engine.day_report import figures_of
+from engine.days.page import day_page, statement_page
+from engine.days.record import DayRecord, file_of, lines_of
+from engine.days.recorded import bounds, read_day
+from engine.days.report import figures_of
+from engine.days.rerun import RerunPlan, rerun
 from engine.errors import CommandRefused, ConfigError, StoreError
 from engine.model import tables
 from engine.model.enums import ConnectionState
-from engine.recorded import bounds, read_day
-from engine.rerun import RerunPlan, rerun
 from engine.simbroker import SimBroker
 from engine.stores.journal_reading import journal_of, reading
 from main import main
@@ -502,7 +502,7 @@ async def test_a_rerun_without_accounts_or_signals_says_so(tmp_path: Path, sim: 
 
 
 def test_texts_of_outside_cannot_break_a_page() -> None:
-    from engine import html
+    from engine.days import html
 
     made = html.page(
         "</title><script>",

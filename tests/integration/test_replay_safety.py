@@ -13,7 +13,7 @@ import pytest
 
 from engine.client import Recording, replay_client
 from engine.client_replay import load
-from engine.day_record import DayRecord, file_of
+from engine.days.record import DayRecord, file_of
 from engine.model import tables
 from engine.simbroker import SimBroker
 from tests.listener import Listener

@@ -33,7 +33,7 @@ ALLOWED: dict[str, str] = {
     "simbroker/": OWN,
     "loadtest/": OWN,
     "services/": OWN,
-    "rerun.py": OWN,
+    "days/rerun.py": OWN,
     "kill_act.py": OWN,
     "kill_out_of_band.py": OWN,
     "kill_clearing.py": OWN,

@@ -11,9 +11,9 @@ import pytest
 
 from engine import client_replay
 from engine.client_replay import ReplayClient
+from engine.days.recorded import RecordedDay, bounds
+from engine.days.timeline import Change, Timeline
 from engine.model import tables
-from engine.recorded import RecordedDay, bounds
-from engine.replay_timeline import Change, Timeline
 from tests.listener import Listener
 
 DAY = datetime(2026, 11, 20, tzinfo=UTC)

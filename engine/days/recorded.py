@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import orjson
 
 from engine.clock import rfc3339
-from engine.day_record import Line, lines_of
+from engine.days.record import Line, lines_of
 from engine.errors import ConfigError
 from engine.model.messages import Fill
 from engine.model.order import Order

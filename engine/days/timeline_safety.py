@@ -1,7 +1,7 @@
 """What kept a recorded day safe, as the audit trail tells it: differences with brokers, controls, kills.
 
 Exact: which limits refused what, which control tripped and why, each difference that counted from when it was proven
-until it was gone. From the record of the day (``engine.day_record``): limits in use, how controls were set, orders
+until it was gone. From the record of the day (``engine.days.record``): limits in use, how controls were set, orders
 of others; a day that was recorded before it kept them has none of these (``recorded``).
 """
 
@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from engine.day_record import Line
+from engine.days.record import Line
+from engine.days.recorded import Told
+from engine.days.timeline_kills import Books, Kills
 from engine.execution.differences import CASH, POSITION, PROVEN, signed
 from engine.model import tables
 from engine.model.controls import BY_CODE, CONTROLS
 from engine.model.enums import OrderStatus
 from engine.model.order import Order
-from engine.recorded import Told
-from engine.replay_kills import Books, Kills
 from engine.views import Row
 
 NOT_RECORDED: Final = "not recorded"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.child import own_command
+from engine.days.recorded import bounds, parse_day
 from engine.errors import CommandRefused, ConfigError
 from engine.model.commands import Report
-from engine.recorded import bounds, parse_day
 
 if TYPE_CHECKING:
     from engine.trading_engine import TradingEngine

@@ -15,12 +15,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from engine.days.recorded import KeptOrder, PositionKey, RecordedDay, Told, apply_fill
 from engine.model.codes import CODES
 from engine.model.enums import OrderStatus
 from engine.model.messages import Fill
 from engine.model.numbers import ZERO
 from engine.model.position import Position
-from engine.recorded import KeptOrder, PositionKey, RecordedDay, Told, apply_fill
 from engine.telemetry.histograms import Histogram
 
 Point = tuple[float, float]

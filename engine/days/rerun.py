@@ -26,14 +26,14 @@ import orjson
 
 from engine.clock import SystemClock
 from engine.config import AlertsConfig, Config, load_config
+from engine.days.recorded import RecordedDay, Told, read_day, read_whole
+from engine.days.rerun_compare import Comparison, compare
 from engine.errors import CommandRefused, ConfigError, InvalidSignal, TradingError
 from engine.home import Home
 from engine.loadtest.dialects import DIALECTS, SECRET
 from engine.model.account import Account
 from engine.model.numbers import to_text
 from engine.outside import Outside, open_stores, open_vault
-from engine.recorded import RecordedDay, Told, read_day, read_whole
-from engine.rerun_compare import Comparison, compare
 from engine.services.practice_venue import practice_venue
 from engine.stores.account_documents import read_account
 from engine.stores.accounts_sqlite import SqliteAccountStore

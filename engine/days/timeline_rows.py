@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from engine.days.recorded import RecordedDay, Told
 from engine.model import tables
 from engine.model.enums import OrderStatus
-from engine.recorded import RecordedDay, Told
 from engine.views import Row
 
 

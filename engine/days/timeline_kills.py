@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from engine.days.recorded import Told
 from engine.model import tables
 from engine.model.enums import OrderStatus
 from engine.model.identifiers import OPERATOR
 from engine.model.numbers import to_text
 from engine.model.order import Order
 from engine.model.position import Position
-from engine.recorded import Told
 from engine.risk.trading_state import FIRM
 from engine.views import Row
 

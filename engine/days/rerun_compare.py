@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final
 
-from engine import html
-from engine.day_report import DayFigures, figures_of
+from engine.days import html
+from engine.days.html import Cell, amount, number, section, table, text
+from engine.days.recorded import RecordedDay
+from engine.days.report import DayFigures, figures_of
 from engine.documents import signal_from_document
-from engine.html import Cell, amount, number, section, table, text
-from engine.recorded import RecordedDay
 from engine.recovery import record_from_entry
 from engine.views import Row, signal_detail
 

@@ -9,13 +9,13 @@ from decimal import Decimal
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from engine import html
 from engine.clock import rfc3339
-from engine.day_charts import bar_chart, line_chart
-from engine.day_report import DayFigures, Sum, title_of
-from engine.html import Cell, amount, number, section, table, text
+from engine.days import html
+from engine.days.charts import bar_chart, line_chart
+from engine.days.html import Cell, amount, number, section, table, text
+from engine.days.recorded import Told
+from engine.days.report import DayFigures, Sum, title_of
 from engine.model.numbers import ZERO, to_text
-from engine.recorded import Told
 
 MOST_ROWS: Final = 500
 """Lines of a list in the report of the whole day; a statement has them all."""

@@ -2,7 +2,7 @@
 
 Exact: signals, plans, orders, fills, positions, latches, notes, commands; an order's answer is placed by the latencies
 its row keeps. From the record of the day (``HOME/days``), to ten seconds and for accounts to a minute: prices, equity,
-accounts, alerts, limits in use. Kills, differences and controls: ``engine.replay_safety``. Not recorded, and empty:
+accounts, alerts, limits in use. Kills, differences and controls: ``timeline_safety``. Not recorded, and empty:
 queues, rate limits, bars.
 """
 
@@ -18,6 +18,10 @@ from typing import Final, NamedTuple
 
 from engine import __version__
 from engine.clock import rfc3339
+from engine.days.recorded import KeptOrder, RecordedDay, Told, apply_fill
+from engine.days.timeline_kills import Books
+from engine.days.timeline_rows import accounts_of, bare_account, classes, planned, shown
+from engine.days.timeline_safety import Safety
 from engine.documents import signal_from_document
 from engine.model import tables
 from engine.model.enums import OrderStatus
@@ -27,11 +31,7 @@ from engine.model.order import BUST, Order
 from engine.model.position import Levels
 from engine.notes import columns as note_columns
 from engine.portfolio.marks import Marks
-from engine.recorded import KeptOrder, RecordedDay, Told, apply_fill
 from engine.recovery import record_from_entry
-from engine.replay_kills import Books
-from engine.replay_rows import accounts_of, bare_account, classes, planned, shown
-from engine.replay_safety import Safety
 from engine.risk.trading_state import FIRM
 from engine.stores.journal_rows import SignalEntry
 from engine.telemetry.latency import Latency
