@@ -23,7 +23,7 @@ class Latency:
         """Count one answer of an account's broker."""
         histogram = self._accounts.get(account)
         if histogram is None:
-            histogram = self._accounts[account] = Histogram()
+            histogram = self._accounts[account] = Histogram(lasting=True)
         histogram.record(nanoseconds // 1000)
 
     def account_p50(self, account: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from fractions import Fraction
 
 import pytest
@@ -23,8 +24,8 @@ TOP = 2**32 - 1  # microseconds: 71 minutes
 microseconds = st.one_of(st.integers(0, 100), st.integers(0, 10**6), st.integers(0, TOP))
 
 
-def recorded(values) -> Histogram:
-    histogram = Histogram()
+def recorded(values, *, lasting: bool = False) -> Histogram:
+    histogram = Histogram(lasting=lasting)
     for value in values:
         histogram.record(value)
     return histogram
@@ -57,6 +58,7 @@ def test_values_off_the_scale(value, bucket):
 def test_percentiles_are_within_3_2_percent_and_never_too_low(values):
     ordered = sorted(values)
     summary = recorded(values).summary()
+    assert recorded(values, lasting=True).summary() == summary
     assert summary["count"] == len(values)
     assert summary["max"] == ordered[-1]
     for name, quantile in QUANTILES.items():
@@ -84,14 +86,21 @@ def test_nothing_measured_is_no_number():
 
 @given(st.lists(microseconds, max_size=50), st.lists(microseconds, max_size=50))
 def test_adding_is_recording_both(some, others):
-    added = recorded(some)
-    added.add(recorded(others))
     both = recorded(some + others)
-    assert (added.summary(), added.buckets(), added.sum) == (
-        both.summary(),
-        both.buckets(),
-        sum(some + others),
-    )
+    for lasting in (False, True):
+        added = recorded(some, lasting=lasting)
+        added.add(recorded(others, lasting=not lasting))
+        assert (added.summary(), added.buckets(), added.sum) == (
+            both.summary(),
+            both.buckets(),
+            sum(some + others),
+        )
+
+
+def test_one_that_lasts_takes_no_memory_for_what_it_counts():
+    empty, full = Histogram(lasting=True), recorded(map(upper_bound, range(BUCKETS)), lasting=True)
+    assert full.buckets() == [[upper_bound(bucket), 1] for bucket in range(BUCKETS)]
+    assert sys.getsizeof(full.counts) == sys.getsizeof(empty.counts)
 
 
 def test_buckets_for_a_chart():
