@@ -14,7 +14,7 @@ import numpy as np
 import pyqtgraph as pg
 from pyqtgraph.Qt.internals import PrimitiveArray
 from PySide6.QtCore import QEvent, QLineF, QObject, QPointF, QRectF, Qt
-from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent
+from PySide6.QtGui import QKeyEvent, QMouseEvent, QPainter, QPaintEvent
 
 from gui.theme import active
 
@@ -25,11 +25,30 @@ FAINT = 120  # of 255: how much of a line's colour
 
 
 class Plot(pg.PlotWidget):  # type: ignore[misc]
-    """A plot that knows what its painting costs: ``cost_ms`` is a moving average."""
+    """A plot that knows what its painting costs, ``cost_ms`` (a moving average), and whether a hand holds it, ``held``.
+
+    While one does, whoever scales it must not: what was under the pointer would be elsewhere before it is dragged.
+    """
 
     def __init__(self, **options: Any) -> None:
         self.cost_ms = 0.0
+        self.held = False
         super().__init__(**options)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:
+        """Note the button."""
+        self.held = bool(event.buttons() & LEFT)
+        super().mousePressEvent(event)
+
+    def mouseMoveEvent(self, event: QMouseEvent) -> None:
+        """Note the button: it may have been let go elsewhere."""
+        self.held = bool(event.buttons() & LEFT)
+        super().mouseMoveEvent(event)
+
+    def mouseReleaseEvent(self, event: QMouseEvent) -> None:
+        """Note the button."""
+        self.held = bool(event.buttons() & LEFT)
+        super().mouseReleaseEvent(event)
 
     def paintEvent(self, event: QPaintEvent) -> None:
         """Paint, and measure it."""

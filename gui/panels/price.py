@@ -318,7 +318,7 @@ class PricePanel(TimeChart, Panel):
         self._last.setPos(close)
         self._last.tell(self.series.text(close))
         self._last.setVisible(True)
-        if self.follow:
+        if self.follow and not self.plot.held:
             self._glue()
         self.fit_height()
 
@@ -338,7 +338,7 @@ class PricePanel(TimeChart, Panel):
         # Half a label fits above the highest line and below the lowest.
         height = max(1.0, self.plot.getPlotItem().vb.height())
         room = (high - low or high * 1e-4) * max(0.06, LABEL_ROOM_PX / height)
-        if not self.levels.moving:
+        if not (self.plot.held or self.levels.moving):
             self.plot.setYRange(low - room, high + room, padding=0)
         self.levels.place_labels(self._last)
 

@@ -299,6 +299,22 @@ async def test_escape_while_dragging_puts_it_back(desk: DeskUnderTest, price: Pr
     assert stop_line(price).label.format == "✕ Stop 139.00 · 2 accounts · 15"
 
 
+async def test_nothing_moves_away_under_the_hand(desk: DeskUnderTest, price: PricePanel) -> None:
+    here, there = spot(price, 139.0), spot(price, 139.5)
+    view, before = price.plot.viewport(), price.plot.viewRange()
+    QTest.mousePress(view, LEFT, pos=here)
+    desk.client.live_bar("NVDA", "150.00")
+    desk.frame()
+    price.draw()
+    assert price.plot.viewRange() == before
+    event_at(view, there)
+    event_at(view, there)
+    assert stop_line(price).moving
+    QTest.mouseRelease(view, LEFT, pos=there)
+    price.draw()
+    assert price.plot.viewRange()[1][1] > 150
+
+
 async def test_keep_as_it_is_sends_nothing(desk: DeskUnderTest, price: PricePanel) -> None:
     await drag(price, spot(price, 144.0), spot(price, 143.5))
     await until(lambda: desk.window.findChildren(Dialog))
