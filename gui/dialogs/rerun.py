@@ -179,6 +179,7 @@ class RerunDialog(Dialog):
         self.process = None
         self._show_running(running=False)
         if stopped:
+            out.unlink(missing_ok=True)  # it may have come to its end in the same moment
             self.fail(tr("The run was stopped."))
         elif status or not out.is_file():
             self.fail(_reason(self._said) or tr("The run failed and did not say why."))
