@@ -125,12 +125,14 @@ class OperatorDesk:
             case c.CancelOrder():
                 return await self.by_hand.cancel_order(command)
             case c.CancelOrders():
+                self._check_scope(command.scope)
                 return await self.by_hand.cancel_orders(command)
             case c.ReplaceOrder():
                 return await self.by_hand.replace_order(command)
             case c.ClosePosition():
                 return await self.by_hand.close_position(command)
             case c.Flatten():
+                self._check_scope(command.scope)
                 return await self.by_hand.flatten(command.scope, command.id)
             case c.SetStops():
                 return await self.by_hand.set_stops(command)
@@ -186,6 +188,7 @@ class OperatorDesk:
     async def _resume(self, command: c.Resume) -> Result:
         latch = self._engine.states.get(command.scope)
         if latch is None:
+            self._check_scope(command.scope)
             return {"result": TradingState.ACTIVE.value, "scope": command.scope}
         if latch.state is not TradingState.REDUCING:
             raise CommandRefused(
@@ -221,6 +224,7 @@ class OperatorDesk:
             )
         latch = engine.states.get(command.scope)
         if latch is None:
+            self._check_scope(command.scope)
             return {"result": TradingState.ACTIVE.value, "scope": command.scope}
         if command.scope == FIRM and latch.state is TradingState.DISARMED:
             self._refuse_without_limits()

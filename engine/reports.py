@@ -479,17 +479,21 @@ class EngineReports:
         self, table: str, where: dict[str, str], limit: int, after: str | None
     ) -> dict[str, Any]:
         key = KEYS[table]
-        column = {"account": "id" if table == tables.ACCOUNTS else "account"}
+        columns: dict[str, tuple[str, ...]] = {}
         if table == tables.ACCOUNTS:
-            column["status"] = "connection"
+            columns = {"account": ("id",), "status": ("connection", "state")}
         rows = sorted(self._engine.publisher.rows(table), key=lambda row: str(row[key]))
-        asked = {column.get(name, name): value for name, value in where.items()}
+        asked = [(columns.get(name, (name,)), value) for name, value in where.items()]
         found = [
             row
             for row in rows
             if (after is None or row[key] > after)
             # A filter that a table has no column for does not narrow it.
-            and all(str(row[name]) == value for name, value in asked.items() if name in row)
+            and all(
+                any(str(row[name]) == value for name in names)
+                for names, value in asked
+                if names[0] in row
+            )
         ]
         page = found[:limit]
         return {"items": page, "next": page[-1][key] if len(found) > limit else None}

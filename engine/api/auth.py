@@ -162,6 +162,8 @@ class Gate:
         """Handle one request."""
         if scope["type"] == "http":
             scope[RECEIVED] = time.monotonic_ns()
+            if scope["method"] == "HEAD":  # the server leaves out the body of what a GET is told
+                scope = {**scope, "method": "GET"}
             refusal = self._refusal(scope)
             if refusal is not None:
                 await refusal(scope, receive, send)

@@ -24,9 +24,29 @@ MOST_PER_ADDRESS: Final = 64
 """From one other machine; the next is turned away."""
 
 
+class _Parting:
+    """The transport as an answer sees it: a close waits for a request that is still coming in.
+
+    Closed before, the system resets the connection, and who writes to the end first never reads the answer.
+    """
+
+    __slots__ = ("_protocol", "is_closing", "write")
+
+    def __init__(self, protocol: GuardedProtocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+
+    def close(self) -> None:
+        """Close once the request is whole, ``READ_S`` after its first byte at the latest."""
+        self._protocol.close_when_read()
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """Uvicorn's protocol with limits in time, size and number."""
 
+    _parting: _Parting
+    _leaving = False
     _reading = False
     served = False
     _in_head = False
@@ -37,6 +57,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection if there is room for it."""
         super().connection_made(cast("asyncio.Transport", transport))
+        self._parting = _Parting(self)
         self.heard_at = self.loop.time()
         others = [cast("GuardedProtocol", other) for other in self.connections if other is not self]
         address = self.client[0] if self.client else ""
@@ -54,6 +75,9 @@ class GuardedProtocol(HttpToolsProtocol):
         """Forget the deadline."""
         self._in_time()
         super().connection_lost(exc)
+        del self._parting  # it holds us: nothing is left to the garbage collector
+        if self.cycle is not None:
+            self.cycle.transport = self.transport
 
     def data_received(self, data: bytes) -> None:
         """Read on; what has begun has to end in time, and its head be of a decent size."""
@@ -76,7 +100,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """A request's head is whole."""
         self._in_head = False
+        if self._leaving:
+            return  # behind the last request that is answered nothing is heard
         super().on_headers_complete()
+        self.cycle.transport = cast("asyncio.Transport", self._parting)
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over: its time is the feed's now."""
@@ -89,6 +116,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self._reading, self.served = False, True
         self._in_time()
         super().on_message_complete()
+        if self._leaving:
+            self.transport.close()
+
+    def close_when_read(self) -> None:
+        """Close after an answer: at once, or once the request it answers is whole."""
+        if self._reading and not self.pipeline:
+            self._leaving = True
+        else:
+            self.transport.close()
 
     def give_up(self) -> None:
         """Close without another word; whoever was slow on purpose would not read it."""

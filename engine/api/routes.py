@@ -5,11 +5,9 @@ Bodies that carry money are read as bytes, by strict parsers, never by a framewo
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Final, Protocol
@@ -38,9 +36,6 @@ log = logging.getLogger(__name__)
 SIGNAL_BYTES: Final = 8 * 1024
 DOCUMENT_BYTES: Final = 64 * 1024
 IN_FLIGHT: Final = 1_000
-_DISCARDED: Final = 4 << 20
-"""Bytes of a body too large that are read and thrown away, so that its sender comes to read the answer."""
-_DISCARD_S: Final = 0.25
 RETRY_AFTER_S: Final = 1
 LISTS: Final = (
     tables.SIGNALS,
@@ -159,39 +154,26 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Read a body of at most ``limit`` bytes, whatever its headers claim.
 
     Raises:
-        TooLarge: it is longer; what is left is thrown away, see ``_discard``.
+        TooLarge: it is longer.
     """
     claimed = request.headers.get("content-length", "")
-    length = int(claimed[:19]) if claimed.isdecimal() else 0
-    stream = request.stream()
-    if length > limit:
-        if length <= _DISCARDED:
-            await _discard(stream)
+    if claimed.isdecimal() and int(claimed[:19]) > limit:
         raise TooLarge(limit)
     parts: list[bytes] = []
     size = 0
-    async for part in stream:
+    async for part in request.stream():
         size += len(part)
         if size > limit:
-            await _discard(stream)
             raise TooLarge(limit)
         parts.append(part)
     return b"".join(parts)
 
 
-async def _discard(stream: AsyncIterator[bytes]) -> None:
-    """Read what is left of a body, within reason: who is still writing when we close does not get to read why."""
-    size = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_DISCARD_S):
-            async for part in stream:
-                size += len(part)
-                if size > _DISCARDED:
-                    return
-
-
 class Filters(BaseModel):
-    """What a list can be narrowed to; an unknown name is refused rather than unheeded."""
+    """What a list can be narrowed to; an unknown name is refused rather than unheeded.
+
+    ``after``: a page's ``next``, or the key of its last row.
+    """
 
     model_config = ConfigDict(extra="forbid")
 

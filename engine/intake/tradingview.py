@@ -10,13 +10,14 @@ Keys are matched without regard to case, ``_``, ``.``, ``-`` and blanks: ``strat
 * ``price``, else ``close``, is the reference price, and the price of a limit order that names none.
 * An order that leaves the strategy flat is a ``close``. One that leaves part of the position on the
   other side of it is refused: sized anew for each account, it could turn positions over.
+* ``"strategy": {"order": {"action": ...}}`` says the same as ``strategy.order.action``.
 * ``secret``, ``token`` and the like are dropped: the address already carried the proof.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -138,7 +139,7 @@ class _Alert:
         self.values: dict[str, Any] = {}  # blurred key → value
         self.keys: dict[str, str] = {}  # blurred key → key as sent
         public: dict[str, Any] = {}
-        for key, value in data.items():
+        for key, value in _spread(data):
             blurred = key.lower().translate(_BLUR)
             if _SECRET.search(blurred):
                 continue
@@ -308,6 +309,15 @@ class _Alert:
             if fits_meta(key, value) and not _SECRET.search(key.lower().translate(_BLUR)):
                 meta[key] = str(value)
         return dict(list(meta.items())[:MAX_META])
+
+
+def _spread(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield an alert's fields; those of an object ``strategy`` under their whole names."""
+    for key, value in data.items():
+        if isinstance(value, dict) and (key == "strategy" or key.startswith("strategy.")):
+            yield from _spread({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            yield key, value
 
 
 def _refuse_placeholder(key: str, value: object) -> None:

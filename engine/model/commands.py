@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from engine.errors import CommandRefused
 from engine.model.account import Name, Positive
@@ -455,6 +456,9 @@ Command = (
 )
 UNRECORDED = (Presence, Preview, Report, Bars, Curves)
 """What changes nothing and is asked often: kept neither in the journal nor in the audit trail; any role may."""
+_COMMANDS = tuple(
+    get_args(kind.model_fields["command"].annotation)[0] for kind in get_args(Command)
+)
 _ADAPTER: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="command")])
 
 
@@ -469,4 +473,13 @@ def parse_command(document: dict[str, Any]) -> Command:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"][1:]) or "command"
-        raise CommandRefused("INVALID_COMMAND", f"{where}: {first['msg']}", 422) from None
+        raise CommandRefused("INVALID_COMMAND", f"{where}: {_says(first)}", 422) from None
+
+
+def _says(finding: ErrorDetails) -> str:
+    """Return a finding in words for whoever sent the command."""
+    if finding["type"] not in {"union_tag_not_found", "union_tag_invalid"}:
+        return finding["msg"].removeprefix("Value error, ")
+    given = finding["input"].get("command")
+    shown = "" if given is None else f"{str(given)[:64]!a}: "
+    return f"{shown}expected one of {', '.join(_COMMANDS)}"

@@ -315,13 +315,9 @@ def page_of(
             clauses.append("json_extract(CAST(body AS TEXT), '$.symbol') = ?")
             values.append(value)
     if after:
-        head, _, tail = after.partition("|")
-        if table == "signals":
-            clauses.append("seq < ?")
-            values.append(min(int(head), 2**62) if head.isascii() and head.isdigit() else 0)
-        else:
-            clauses.append(f"({order}, {tie}) < (?, ?)")
-            values += [head, tail]
+        clause, place = _behind(table, after)
+        clauses.append(clause)
+        values += place
     condition = f"WHERE {' AND '.join(clauses)}" if clauses else ""
     rows = connection.execute(
         f"SELECT *, {tie} AS tie FROM {table} {condition} ORDER BY {order} DESC, tie DESC LIMIT ?",  # noqa: S608 (our own names)
@@ -333,6 +329,25 @@ def page_of(
         item["cursor"] = f"{row[order]}|{item.pop('tie')}"
         page.append(item)
     return page
+
+
+def _behind(table: str, after: str) -> tuple[str, list[Any]]:
+    """Return what holds for the rows behind ``after``: a cursor, or the key of a row; behind an unknown one is none."""
+    order, tie, _ = _PAGES[table]
+    head, cut, tail = after.partition("|")
+    is_cursor = cut and "/" not in head  # an execution's id may hold a bar, too
+    if is_cursor and table == "signals":
+        return "seq < ?", [min(int(head), 2**62) if head.isascii() and head.isdigit() else 0]
+    if is_cursor:
+        return f"({order}, {tie}) < (?, ?)", [head, tail]
+    if table == "orders":
+        key, values = "cl_ord_id = ?", [after]
+    else:
+        name = "source = ? AND id = ?" if table == "signals" else "account = ? AND exec_id = ?"
+        owner, _, identifier = after.partition("/")
+        key, values = name, [owner, identifier]
+    row = f"SELECT {order}, {tie} FROM {table} WHERE {key}"  # noqa: S608 (our own names)
+    return f"({order}, {tie}) < ({row})", values
 
 
 def command_row(connection: sqlite3.Connection, command_id: str) -> dict[str, Any] | None:

@@ -267,6 +267,17 @@ async def test_other_names_for_us_are_refused(client, host, good):
             assert is_error(response, 403, "HOST_NOT_ALLOWED")
 
 
+async def test_a_head_is_told_what_a_get_is_without_its_body(client):
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/orders"):
+        asked, told = await client.get(path), await client.head(path)
+        assert (told.status_code, told.content) == (asked.status_code, b"")
+        assert told.headers["content-type"] == asked.headers["content-type"]
+        assert int(told.headers["content-length"]) == len(asked.content)
+    assert (await client.head("/v1/commands")).status_code == 405
+    del client.headers["authorization"]
+    assert (await client.head("/v1/orders")).status_code == 401
+
+
 async def test_no_other_origin_is_ever_allowed(client):
     response = await client.options(
         "/v1/signals",

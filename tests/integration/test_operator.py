@@ -440,8 +440,10 @@ async def test_pause_lets_exits_pass(tmp_path, sim: SimBroker, scope) -> None:
 
 async def test_states_are_told_and_guarded(tmp_path, sim: SimBroker) -> None:
     async with world(tmp_path, [alpaca(1, url(sim))]) as w:
-        assert await w.refused("pause", scope="account:nobody") == (404, "NOT_FOUND")
-        assert await w.refused("pause", scope="broker:oanda") == (404, "NOT_FOUND")
+        for command in ("pause", "resume", "rearm", "flatten", "cancel_orders"):
+            why = {"reason": "by hand"} if command == "rearm" else {}
+            for scope in ("account:nobody", "broker:oanda"):
+                assert await w.refused(command, scope=scope, **why) == (404, "NOT_FOUND")
         assert await w.refused("pause", scope="nonsense:x") == (422, "INVALID_COMMAND")
         assert await w.refused("nonsense") == (422, "INVALID_COMMAND")
         assert await w.refused("pause", scope="all", extra=1) == (422, "INVALID_COMMAND")
@@ -459,6 +461,11 @@ async def test_states_are_told_and_guarded(tmp_path, sim: SimBroker) -> None:
         assert await w.refused("resume", scope="account:A-001") == (409, "HALTED")
         rows = await w.rows("accounts")
         assert rows[0]["state"] == "halted"
+        for status, count in (("halted", 1), ("connected", 1), ("active", 0)):
+            assert len(await w.rows("accounts", status=status)) == count
+        # What no account here is called is halted all the same, and armed again.
+        await w.command("kill", scope="account:nobody", reason="misspelt")
+        await w.command("rearm", scope="account:nobody", reason="misspelt")
         await w.command("rearm", scope="account:A-001", reason="fine again")
         await w.send()
 

@@ -67,18 +67,43 @@ async def test_bodies_larger_than_allowed_are_not_read_to_the_end(url: str) -> N
 
 async def test_a_sender_that_writes_to_the_end_first_reads_why_it_was_refused(url: str) -> None:
     """Closed while it writes, it would see a broken pipe and no answer."""
+    calls = (
+        ("POST", "/v1/signals", BEARER, 413, "TOO_LARGE"),
+        ("POST", "/v1/signals", {}, 401, "UNAUTHORIZED"),
+        ("POST", "/v1/commands", {"authorization": "Bearer wrong"}, 401, "UNAUTHORIZED"),
+        ("POST", "/v1/signals", BEARER | {"host": "elsewhere"}, 403, "HOST_NOT_ALLOWED"),
+        ("POST", "/v1/hooks/tradingview/wrong", {}, 404, "NOT_FOUND"),
+        ("PUT", "/v1/prices", BEARER, 405, "METHOD_NOT_ALLOWED"),
+    )
 
-    def send(size: int) -> tuple[int, str]:
+    def send(method: str, path: str, headers: dict[str, str], size: int) -> tuple[int, str]:
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
         try:
-            connection.request("POST", "/v1/signals", b"x" * size, BEARER)
+            connection.request(method, path, b"x" * size, headers)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())["code"]
         finally:
             connection.close()
 
-    for size in (8 * 1024 + 1, 1 << 20, 3 << 20):
-        assert await asyncio.to_thread(send, size) == (413, "TOO_LARGE")
+    for size in (8 * 1024 + 1, 3 << 20, 20 << 20):
+        for ending in ({}, {"connection": "close"}):
+            for method, path, headers, status, code in calls:
+                given = await asyncio.to_thread(send, method, path, headers | ending, size)
+                assert given == (status, code)
+
+
+async def test_what_comes_behind_a_refused_body_is_not_heard(url: str) -> None:
+    """The answer says that the connection ends: whoever pipelines behind it learns that this was not taken."""
+    reader, writer = await opened(url)
+    head = f"Host: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
+    start = f"POST /v1/signals HTTP/1.1\r\n{head}Content-Length: 9000\r\n\r\n".encode()
+    writer.write(start + b"x" * 8_000)
+    assert b" 413 " in await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"x" * 1_000 + f"GET /v1/latency HTTP/1.1\r\n{head}\r\n".encode())
+    rest = await reader.read()
+    assert b"TOO_LARGE" in rest
+    assert b"HTTP/1.1" not in rest
+    writer.close()
 
 
 async def test_a_head_without_end_is_cut_off(url: str) -> None:

@@ -170,3 +170,11 @@ def test_defaults_of_the_kill_switch():
 def test_commands_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         parse_command(document("kill")).scope = "account:A-1"
+
+
+def test_a_command_there_is_not_is_told_which_there_are():
+    missing, unknown = refused({"id": "c-1"}), refused({"id": "c-1", "command": "kil\nl"})
+    assert missing.startswith("command: expected one of approve, reject, ")
+    assert unknown.startswith("command: 'kil\\nl': expected one of approve, reject, ")
+    half = refused(document("close_position", fraction="1.5"))
+    assert half == "fraction: must be at most 1 (all of it)"

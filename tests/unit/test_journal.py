@@ -441,6 +441,22 @@ async def test_pages_of_fills_hold_every_account_s(path):
             assert sorted(found) == names
 
 
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        ("signals", "{source}/{id}"),
+        ("orders", "{cl_ord_id}"),
+        ("fills", "{account}/{exec_id}"),
+    ],
+)
+async def test_a_page_begins_behind_a_row_s_own_key_too(full, table, key):
+    found = await full.page(table, {}, 100, None)
+    for place, row in enumerate(found):
+        behind = await full.page(table, {}, 100, key.format(**row))
+        assert behind == found[place + 1 :]
+    assert await full.page(table, {}, 100, "nobody/nothing") == []
+
+
 async def test_new_rows_do_not_move_the_pages_after(full):
     first = await full.page("signals", {}, 5, None)
     await full.commit_signal(entry("newer"))

@@ -74,6 +74,26 @@ def test_strategy_placeholders_without_a_strategy_name():
     assert signal.meta == {"strategy.order.id": "Short", "strategy.market_position": "short"}
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {"order": {"action": "sell", "contracts": "15"}, "market_position": "short"},
+        {"order_action": "sell", "order_contracts": "15", "market_position": "short"},
+    ],
+)
+def test_strategy_as_an_object(strategy):
+    alert = {key: value for key, value in ALERT.items() if key not in {"action", "strategy"}}
+    error = refused({**alert, "strategy": strategy})
+    assert (error.code, error.field) == ("MISSING", "strategy")
+    signal = mapped({**alert, "strategy": {**strategy, "name": "orb"}})
+    assert (signal.action, signal.strategy, signal.quantity) == (Action.SELL, "orb", 15)
+    assert signal.meta == {"strategy.market_position": "short"}
+    twice = {**alert, "strategy": strategy, "strategy.order.action": "buy"}
+    assert refused(twice, HookConfig(strategy="orb")).code == "DUPLICATE_KEY"
+    deep = {**alert, "strategy": {"order": {"action": {"x": "buy"}}}}
+    assert refused(deep, HookConfig(strategy="orb")).code == "MISSING"
+
+
 def test_exchange_bot_shape():
     body = (
         b'{"symbol":"BTCUSDT","side":"BUY","orderType":"MARKET","quantity":0.015,'
