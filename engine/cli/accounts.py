@@ -231,9 +231,7 @@ async def _import(args: argparse.Namespace, home: Home, config: Config) -> int:
     try:
         accounts = await read_accounts(args.file.read_bytes(), config)
     except UnreadableError as error:
-        for problem in error.problems:
-            complain(problem)
-        complain(f"{args.file}: nothing was imported")
+        complain(f"{args.file}: nothing was imported: {'; '.join(error.problems)}")
         return FAILED
     vault = FileVault(home.path)
     literal = False

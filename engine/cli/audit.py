@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.cli.common import DONE, FAILED, emit, open_home, say, table
+from engine.cli.common import DONE, FAILED, emit, open_home, say, table, whole_of
 from engine.errors import StoreError
 from engine.home import Home
 from engine.stores.audit import KeptHead, Verdict, kept_head, rows_of, verify
@@ -26,16 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("verify", help="check the whole chain; exit status 1 if a row is broken")
     show = actions.add_parser("show", help="print the newest rows")
-    show.add_argument("--limit", type=_count, default=20, metavar="N")
+    show.add_argument("--limit", type=whole_of(1, 1_000_000), default=20, metavar="N")
     export = actions.add_parser("export", help="write every row to a file, one JSON object a line")
     export.add_argument("--out", type=Path, required=True, metavar="FILE")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 0 < value <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 1000000")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,10 +6,11 @@ import argparse
 import http.client
 import ipaddress
 import json
+import math
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from engine.errors import CommandRefused, ConfigError, HomeLocked, TradingError
 from engine.home import Home
 from engine.log import escape, redact, register_secret
 
+ABOVE_ZERO: Final = 1e-9
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
@@ -60,6 +62,33 @@ def complain(text: str) -> None:
 def emit(document: object) -> None:
     """Print JSON."""
     print(json.dumps(document, indent=2, default=str))
+
+
+def number_of(least: float, most: float, expected: str) -> Callable[[str], float]:
+    """Return an option's type: a number from ``least`` to ``most``; else it says what was ``expected``."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {expected}")
+        return value
+
+    return read
+
+
+def whole_of(least: int, most: int) -> Callable[[str], int]:
+    """Return an option's type: a whole number from ``least`` to ``most``."""
+    expected = f"expected a whole number from {least} to {most}"
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdecimal()) or not least <= int(text[:20]) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: {expected}")
+        return int(text)
+
+    return read
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:

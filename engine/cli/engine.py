@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from engine import log
-from engine.cli.common import complain, open_config
+from engine.cli.common import ABOVE_ZERO, complain, number_of, open_config
+from engine.errors import ConfigError
 from engine.home import Home
 
 if TYPE_CHECKING:
@@ -34,15 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="practice accounts, venue and signals; a throw-away home",
     )
-    add("--for", dest="seconds", type=_seconds, metavar="SECONDS", help="stop after that time")
+    add(
+        "--for",
+        dest="seconds",
+        type=number_of(ABOVE_ZERO, 1e9, "seconds greater than zero"),
+        metavar="SECONDS",
+        help="stop after that time",
+    )
     add("--lifeline", action="store_true", help="stop when stdin closes or says stop")
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected seconds greater than zero")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -133,6 +133,7 @@ async def running(
             await put_practice_accounts(home, await venue.url())
         engine = await build_engine(home, config)
         stack.push_async_callback(engine.stop)
+        _refuse_missing_secrets(engine)
         server = ApiServer(engine, home, config)
         stack.push_async_callback(server.stop)
         server.bind()
@@ -149,6 +150,36 @@ async def running(
 
             await asyncio.to_thread(remove_stale_homes)
         yield engine, url
+
+
+def _refuse_missing_secrets(engine: TradingEngine) -> None:
+    """Refuse to start where an account that is on names an environment variable that is not set.
+
+    No time makes that right: only a start does. With orders or positions to look after the engine starts all the
+    same, and the account says what it needs: nothing may stand between a crash and those.
+
+    Raises:
+        ConfigError: names the account, the credential, the variable and what to do.
+    """
+    accounts = [state.account for state in engine.fleet.states.values()]
+    if engine.orders.working() or any(engine.keeper.open_symbols(one.id) for one in accounts):
+        return
+    missing = [
+        (one.id, name, reference)
+        for one in accounts
+        if one.active
+        for name, secret in one.credentials.items()
+        if (reference := secret.get_secret_value()).startswith("env:")
+        and not os.environ.get(reference.removeprefix("env:"))
+    ]
+    if missing:
+        account, name, reference = missing[0]
+        variable = reference.removeprefix("env:")
+        more = f"; {len(missing) - 1} more are missing" if missing[1:] else ""
+        raise ConfigError(
+            f"account {account}: {name} = {reference}: the environment variable {variable} is not set; set it, "
+            f"or switch the account off: volley accounts disable {account}{more}"
+        )
 
 
 @contextlib.asynccontextmanager

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from engine.cli.common import complain, emit
+from engine.cli.common import complain, emit, number_of, whole_of
 from engine.cli.engine import loop_factory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add = parser.add_argument
-    add("--accounts", type=_count, default=200, metavar="N", help="accounts, one order each (200)")
-    add("--signals", type=_count, default=50, metavar="N", help="signals, one after the other (50)")
+    count = whole_of(1, 100_000)
+    add("--accounts", type=count, default=200, metavar="N", help="accounts, one order each (200)")
+    add("--signals", type=count, default=50, metavar="N", help="signals, one after the other (50)")
     add(
         "--rate",
-        type=float,
+        type=number_of(0, 1e6, "signals a second, 0 for as fast as they are answered"),
         default=0.0,
         metavar="R",
         help="signals a second (as fast as they are answered)",
@@ -24,13 +25,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dialect", choices=("alpaca", "binance", "oanda", "kite"), default="alpaca")
     add("--tls", action="store_true", help="over TLS")
     add("--compare", default="floor", metavar="LIST", help="floor,httpx,aiohttp,ccxt (floor); none")
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 100000")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from engine.cli.common import DONE, emit, open_home, say
+from engine.cli.common import ABOVE_ZERO, DONE, emit, number_of, open_home, say
 from engine.cli.engine import loop_factory
 from engine.cli.report import whole_file
 from engine.model.numbers import parse_decimal
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--accounts", type=Path, metavar="FILE.json", help="other accounts (default: the home's)")
     add(
         "--speed",
-        type=_speed,
+        type=number_of(ABOVE_ZERO, 1e6, "a number greater than 0, at most 1000000"),
         default=60.0,
         metavar="X",
         help="how much faster the signals come (60)",
@@ -55,13 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--progress", action="store_true", help="say on stderr how far it is, terminal or not")
     add("--format", choices=FORMATS, help="default: by the file's ending, else html")
     add("-o", "--out", type=Path, required=True, metavar="FILE")
-
-
-def _speed(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to 1000000")
-    return value
 
 
 def _limit(text: str) -> tuple[str, str | int | None]:

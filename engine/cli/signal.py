@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from engine.cli.common import (
+    ABOVE_ZERO,
     DONE,
     FAILED,
     Api,
@@ -24,6 +25,7 @@ from engine.cli.common import (
     complain,
     emit,
     find_engine,
+    number_of,
     open_home,
     say,
 )
@@ -47,20 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "replay", help="send recorded signals with their spacing, issued_at set to now"
     )
     replay.add_argument("file", metavar="FILE.jsonl", type=Path)
-    replay.add_argument("--speed", type=_speed, default=1.0, metavar="X", help="times faster")
+    speed = number_of(ABOVE_ZERO, 1e9, "a number greater than zero")
+    replay.add_argument("--speed", type=speed, default=1.0, metavar="X", help="times faster")
     replay.add_argument("--id-prefix", default="", metavar="P", help="put before every id")
     replay.add_argument("--prices", type=Path, metavar="FILE.csv", help="replay a market beside")
     replay.add_argument("--symbol", metavar="S", help="symbol of --prices")
     replay.add_argument(
         "--no-prices", action="store_true", help="do not tell a simulated engine the prices"
     )
-
-
-def _speed(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number greater than zero")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -299,4 +295,9 @@ class Replay:
             codes = ", ".join(f"{code} {count}" for code, count in sorted(self._codes.items()))
             tail = f" ({codes})" if codes else ""
             say(f"{sent} signals in {seconds:.1f} s: {', '.join(parts)}{tail}")
-        return FAILED if self._failed else DONE
+        if not self._failed:
+            return DONE
+        refused = ", ".join(f"{code} {count}" for code, count in sorted(self._codes.items()))
+        again = "; --id-prefix makes new signals of them" if "DUPLICATE" in self._codes else ""
+        complain(f"{self._failed} of {sent} signals were not taken: {refused}{again}")
+        return FAILED

@@ -7,7 +7,6 @@ import asyncio
 import os
 import re
 import signal
-import sys
 import threading
 from contextlib import ExitStack, suppress
 from decimal import Decimal
@@ -15,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from engine.cli.common import FAILED, USAGE, complain, whole_of
 from engine.errors import ConfigError
 from engine.model.numbers import parse_decimal
 
@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the subcommand's options."""
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: loopback)")
-    add("--port", type=int, default=9101, help="port; 0 picks a free one and prints it")
+    add(
+        "--port",
+        type=whole_of(0, 65_535),
+        default=9101,
+        help="port; 0 picks a free one and prints it",
+    )
     add("--dialect", choices=_DIALECTS, default="alpaca", help="whose API to speak")
     add("--faults", type=Path, metavar="FILE", help="faults to inject, a JSON list")
     add("--log", type=Path, metavar="FILE", help="append every request to this JSON lines file")
@@ -83,12 +88,11 @@ def run(args: argparse.Namespace) -> int:
             runner = stack.enter_context(asyncio.Runner(loop_factory=_loop_factory()))
             return runner.run(_serve(config, args.host, args.port, made, lifeline=args.lifeline))
     except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+        complain(str(error))
+        return USAGE
     except OSError as error:
-        where = f"{args.host}:{args.port}"
-        print(f"cannot listen on {where}: {error.strerror or error}", file=sys.stderr)
-        return 1
+        complain(f"cannot listen on {args.host}:{args.port}: {error.strerror or error}")
+        return FAILED
     except KeyboardInterrupt:
         return 130
 

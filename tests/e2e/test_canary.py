@@ -132,7 +132,12 @@ def test_no_secret_gets_out(tmp_path: Path) -> None:
                 alpaca(1, venue.url, credentials={"key_id": key, "secret": LITERAL}),
                 alpaca(2, venue.url, credentials={"key_id": "KEY002", "secret": "env:THE_SECRET"}),
                 alpaca(3, venue.url, credentials={"key_id": key, "secret": REFUSED}),
-                alpaca(4, venue.url, credentials={"key_id": "KEY004", "secret": "env:NOT_SET"}),
+                alpaca(
+                    4,
+                    venue.url,
+                    active=False,  # no engine would start with it
+                    credentials={"key_id": "KEY004", "secret": "env:NOT_SET"},
+                ),
                 alpaca(5, f"http://127.0.0.1:{free_port()}"),
             ],
         )
@@ -140,7 +145,9 @@ def test_no_secret_gets_out(tmp_path: Path) -> None:
         with EngineProcess(home, **environment) as engine:
             engine.wait_connected(2)
             hook = volley(home, "hook", "tv").stdout.strip().rpartition("/")[2]
+            assert volley(home, "accounts", "enable", "A-004").returncode == 0
             trouble(every, engine, venue, hook)
+            until(lambda: engine.rows("positions"))
             engine.kill()
             engine.start()
             engine.wait_connected(2)

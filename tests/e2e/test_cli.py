@@ -269,7 +269,9 @@ def test_an_import_names_every_problem_and_takes_nothing(home):
         "accounts[3].id: ",
         "accounts[4]: ",
     ):
-        assert f"volley: {place}" in done.stderr, place
+        assert place in done.stderr, place
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("volley: bad.json: nothing was imported: accounts[1].sizing")
     assert "evil.example" in done.stderr
     assert "canary" not in done.stderr
     assert "no accounts" in volley(home, "accounts", "list").stdout
@@ -296,6 +298,50 @@ def test_literal_secrets_are_sealed_and_never_shown(home):
     for file in home.rglob("*"):
         assert not file.is_file() or secret.encode() not in file.read_bytes(), file
     assert "environment variable THE_KEY" in checked
+
+
+def test_a_secret_that_is_not_set_is_refused_at_start_by_name(with_accounts):
+    account = {
+        **ACCOUNTS[0],
+        "id": "A-3",
+        "broker": "alpaca",
+        "credentials": {"key_id": "env:THE_KEY", "secret": "env:THE_SECRET"},
+    }
+    (with_accounts / "in.json").write_text(json.dumps([account]))
+    assert volley(with_accounts, "accounts", "import", "in.json").returncode == 0
+    refused = volley(with_accounts, "engine", "--for", "1", THE_KEY="PK1")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        "volley: account A-3: secret = env:THE_SECRET: the environment variable THE_SECRET is not set; "
+        "set it, or switch the account off: volley accounts disable A-3\n"
+    )
+    both = volley(with_accounts, "engine", "--for", "1", THE_SECRET="")
+    assert both.returncode == 2
+    assert "THE_KEY is not set" in both.stderr
+    assert both.stderr.endswith("; 1 more are missing\n")
+
+    assert volley(with_accounts, "accounts", "disable", "A-3").returncode == 0
+    with running(with_accounts) as (_, url):
+        # Switched on beside a running engine it is only told of.
+        assert volley(with_accounts, "accounts", "enable", "A-3").returncode == 0
+        until(lambda: "THE_KEY" in status(with_accounts)["accounts"][2]["last_error"])
+        token = (with_accounts / "token").read_text().strip()
+        price = urllib.request.Request(
+            f"{url}/v1/prices", b'{"AAPL": "100"}', {"Authorization": f"Bearer {token}"}
+        )
+        urllib.request.urlopen(price).close()
+        (with_accounts / "signals.jsonl").write_text(signal_body(1))
+        sent = volley(with_accounts, "signal", "replay", "signals.jsonl")
+        assert sent.returncode == 0, sent.stderr
+        again = volley(with_accounts, "signal", "replay", "signals.jsonl")
+        assert (again.returncode, again.stderr) == (
+            1,
+            "volley: 1 of 1 signals were not taken: DUPLICATE 1; --id-prefix makes new signals of them\n",
+        )
+        until(lambda: status(with_accounts)["engine"]["fills"] == 1)
+    # With a position to look after the engine starts all the same.
+    with running(with_accounts):
+        assert status(with_accounts)["engine"]["exposure"] == "200.00"
 
 
 # ---- signals, status, export, kill

@@ -256,3 +256,33 @@ def test_prices_are_candles_or_quotes():
     for bad in (["time,close", "2022-01-01T00:00:00Z,x"], ["a,b", "1,2"], ["time,close", "x,1"]):
         with pytest.raises(RecordingError, match=r"^f:2: "):
             list(read_prices(bad, "f", "B"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["simbroker", "--port", "70000"], "'70000': expected a whole number from 0 to 65535"),
+        (["simbroker", "--port", "x"], "'x': expected a whole number from 0 to 65535"),
+        (["loadtest", "--accounts", "0"], "'0': expected a whole number from 1 to 100000"),
+        (["loadtest", "--signals", "1.5"], "'1.5': expected a whole number from 1 to 100000"),
+        (["loadtest", "--rate", "-1"], "'-1': expected signals a second"),
+        (["loadtest", "--rate", "nan"], "'nan': expected signals a second"),
+        (["engine", "--for", "soon"], "'soon': expected seconds greater than zero"),
+        (["engine", "--for", "0"], "'0': expected seconds greater than zero"),
+        (["signal", "replay", "x", "--speed", "fast"], "'fast': expected a number greater than"),
+        (["audit", "show", "--limit", "\u00b2"], "expected a whole number from 1 to 1000000"),
+    ],
+)
+def test_a_number_out_of_range_says_what_is_expected(capsys, arguments, said):
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert said in err.splitlines()[-1]
+
+
+def test_an_export_s_place_is_looked_at_first(capsys, tmp_path):
+    for out, problem in (
+        (tmp_path, "is a directory"),
+        (tmp_path / "none" / "o.csv", f"there is no directory {tmp_path / 'none'}"),
+    ):
+        ended = run(capsys, "--home", str(tmp_path), "export", "orders", "--out", str(out))
+        assert ended == (1, "", f"volley: --out {out}: {problem}\n")
