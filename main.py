@@ -30,7 +30,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "replay": ("engine.cli.replay", "run a recorded day again on the simulated venue and compare"),
     "ingest": ("engine.cli.later", "the intake as a service of its own"),
     "execute": ("engine.cli.later", "the execution of some partitions as a service of its own"),
-    "profile": ("engine.cli.later", "a load test under a profiler"),
+    "profile": ("engine.cli.profile", "a load test under a profiler; writes a flame graph"),
     "vault": ("engine.cli.vault", "where the key of stored secrets lies; lock it, change it"),
     "operators": ("engine.cli.operators", "who may give which commands: tokens, roles, PINs"),
     "alerts": ("engine.cli.alerts", "try the channels that alerts go to; keep their addresses"),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import http.client
 import ipaddress
 import json
 import math
 import os
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -62,6 +65,38 @@ def complain(text: str) -> None:
 def emit(document: object) -> None:
     """Print JSON."""
     print(json.dumps(document, indent=2, default=str))
+
+
+def check_place(out: Path) -> None:
+    """See to it, before long work begins, that its file has a place.
+
+    Raises:
+        OSError: ``out`` is a directory, or its own is not there.
+    """
+    if out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
+    directory = out.absolute().parent
+    if not directory.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(directory))
+
+
+@contextmanager
+def whole_file(out: Path) -> Iterator[Path]:
+    """Yield a draft beside ``out`` that takes its place when the block has ended well, and is gone when not.
+
+    Raises:
+        OSError: as ``check_place``.
+    """
+    check_place(out)
+    handle, name = tempfile.mkstemp(dir=out.absolute().parent, prefix=f".{out.name[:40]}-")
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        os.replace(draft, out)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def number_of(least: float, most: float, expected: str) -> Callable[[str], float]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from pathlib import Path
 
-from engine.cli.common import DONE, FAILED, complain, emit, find_engine, open_home, say
+from engine.cli.common import DONE, check_place, emit, find_engine, open_home, say, whole_file
 from engine.model.tables import COLUMNS
 from engine.sheets import write_rows
 
@@ -21,21 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write every row of the list, newest first; the file is whole or not there."""
-    place = args.out.absolute()
-    if place.is_dir() or not place.parent.is_dir():
-        problem = "is a directory" if place.is_dir() else f"there is no directory {place.parent}"
-        complain(f"--out {args.out}: {problem}")
-        return FAILED
+    check_place(args.out)
     with find_engine(open_home(args)) as api:
         rows = api.pages(args.what)
-    handle, draft = tempfile.mkstemp(dir=place.parent, prefix=".export-")
-    os.close(handle)
-    try:
-        write_rows(args.format, Path(draft), COLUMNS[args.what], rows)
-        os.replace(draft, args.out)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    with whole_file(args.out) as draft:
+        write_rows(args.format, draft, COLUMNS[args.what], rows)
     if args.json:
         emit({"file": str(args.out), "rows": len(rows)})
     else:

@@ -9,9 +9,8 @@ from engine.cli.common import FAILED, complain
 _INSTEAD = {
     "ingest": "until then `volley engine` takes signals in and executes them in one process",
     "execute": "until then `volley engine` executes for all accounts in one process",
-    "profile": "until then `volley loadtest` measures",
 }
-_OPTIONS = ("--partitions", "--accounts", "--signals", "--rate", "--dialect", "--tls", "--compare")
+_OPTIONS = ("--partitions",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,14 @@ from engine.cli.engine import loop_factory
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    add_plan(parser)
+    parser.add_argument(
+        "--compare", default="floor", metavar="LIST", help="floor,httpx,aiohttp,ccxt (floor); none"
+    )
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Declare what a run consists of."""
     add = parser.add_argument
     count = whole_of(1, 100_000)
     add("--accounts", type=count, default=200, metavar="N", help="accounts, one order each (200)")
@@ -24,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--dialect", choices=("alpaca", "binance", "oanda", "kite"), default="alpaca")
     add("--tls", action="store_true", help="over TLS")
-    add("--compare", default="floor", metavar="LIST", help="floor,httpx,aiohttp,ccxt (floor); none")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from engine.cli.common import ABOVE_ZERO, DONE, emit, number_of, open_home, say
+from engine.cli.common import ABOVE_ZERO, DONE, emit, number_of, open_home, say, whole_file
 from engine.cli.engine import loop_factory
-from engine.cli.report import whole_file
 from engine.model.numbers import parse_decimal
 from engine.sheets import write_rows
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
-from engine.cli.common import DONE, emit, open_home, say
+from engine.cli.common import DONE, emit, open_home, say, whole_file
 from engine.days.page import CSV_COLUMNS, day_page, statement_page, statement_rows
 from engine.days.recorded import parse_day, read_day
 from engine.days.report import DayFigures, figures_of
@@ -99,17 +96,3 @@ def _tell(args: argparse.Namespace, made: DayFigures, day: date) -> None:
     else:
         counts = ", ".join(f"{facts[name]} {name}" for name in ("signals", "orders", "fills"))
         say(f"{day}: {counts}, P&L {facts['pnl']}; in {args.out}")
-
-
-@contextmanager
-def whole_file(out: Path) -> Iterator[Path]:
-    """Yield a draft beside ``out`` that takes its place when the block has ended well, and is gone when not."""
-    handle, name = tempfile.mkstemp(dir=out.absolute().parent, prefix=f".{out.name[:40]}-")
-    os.close(handle)
-    draft = Path(name)
-    try:
-        yield draft
-        os.replace(draft, out)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise

@@ -7,7 +7,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -69,8 +69,10 @@ class Measured:
     not_sent: int = 0
 
 
-async def measure(plan: LoadPlan) -> Measured:
+async def measure(plan: LoadPlan, around: AbstractContextManager[object] | None = None) -> Measured:
     """Run the engine and its baselines in turn, round by round, so that the machine's moods hit all alike.
+
+    ``around`` is entered for the rounds only: start, connecting and warm-up are no part of them.
 
     Raises:
         TradingError: the venue does not start, the accounts do not connect, or something a baseline needs is missing.
@@ -100,7 +102,9 @@ async def measure(plan: LoadPlan) -> Measured:
             await baseline.open()
             baselines.append(baseline)
             measured.notes[name] = baseline.note
-        await _rounds(plan, engine, baselines, measured)
+        await _warm_up(plan, engine)
+        with around or nullcontext():
+            await _rounds(plan, engine, baselines, measured)
         measured.stages = engine.latency()["stages"]
     return measured
 
@@ -156,17 +160,21 @@ def _config(authority: Path | None) -> Config:
     )
 
 
+async def _warm_up(plan: LoadPlan, engine: TradingEngine) -> None:
+    for number in range(-WARM_UP, 0):
+        await _volley(engine, DIALECTS[plan.dialect], number)
+
+
 async def _rounds(
     plan: LoadPlan, engine: TradingEngine, baselines: Sequence[Baseline], measured: Measured
 ) -> None:
     dialect = DIALECTS[plan.dialect]
-    for number in range(-WARM_UP, plan.signals):
+    for number in range(plan.signals):
         began = time.monotonic()
         record, round_ = await _volley(engine, dialect, number)
-        if number >= 0:
-            measured.volley.append(round_)
-            _count(record, measured)
-        for baseline in baselines if number >= 0 else ():  # they are warm from ``open``
+        measured.volley.append(round_)
+        _count(record, measured)
+        for baseline in baselines:
             rounds = measured.baselines[baseline.name]
             if sum(one.done_us for one in rounds) < BASELINE_US:
                 rounds.append(await baseline.round(number))

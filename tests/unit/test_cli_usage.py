@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -136,7 +138,6 @@ def test_what_comes_later_says_so_in_one_line(capsys, tmp_path):
     for arguments in (
         ["ingest"],
         ["execute", "--partitions", "0-3/8"],
-        ["profile"],
     ):
         status, out, err = run(capsys, "--home", str(tmp_path), *arguments)
         assert (status, out) == (1, "")
@@ -280,9 +281,10 @@ def test_a_number_out_of_range_says_what_is_expected(capsys, arguments, said):
 
 
 def test_an_export_s_place_is_looked_at_first(capsys, tmp_path):
-    for out, problem in (
-        (tmp_path, "is a directory"),
-        (tmp_path / "none" / "o.csv", f"there is no directory {tmp_path / 'none'}"),
-    ):
-        ended = run(capsys, "--home", str(tmp_path), "export", "orders", "--out", str(out))
-        assert ended == (1, "", f"volley: --out {out}: {problem}\n")
+    for command in (["export", "orders"], ["profile"]):
+        for out, named, problem in (
+            (tmp_path, tmp_path, errno.EISDIR),
+            (tmp_path / "none" / "o", tmp_path / "none", errno.ENOENT),
+        ):
+            ended = run(capsys, "--home", str(tmp_path), *command, "--out", str(out))
+            assert ended == (1, "", f"volley: {named}: {os.strerror(problem)}\n")
