@@ -15,7 +15,7 @@ from engine.log import register_secret
 from engine.market.broker_quotes import BrokerQuotes
 from engine.market.simulated import SimulatedPrices
 from engine.model.enums import ConnectionState
-from engine.parts import PriceSource
+from engine.parts import PriceSource, Service
 from engine.portfolio.marks import Marks
 from engine.ports import AccountStore, BrokerAdapter, History, Mirror, TokenStore, Vault
 from engine.stores.accounts_sqlite import SqliteAccountStore
@@ -99,6 +99,15 @@ async def open_stores(home: Home, config: Config) -> Stores:
         RedisMirror(config.storage.redis_url),
         _Owning(MongoHistory(database), database.close),
     )
+
+
+def audit_copy(home: Home, config: Config, book: str) -> Service:
+    """Return what copies a book's audit trail to the servers of the profile."""
+    from engine.stores.audit_mongo import MongoAudit
+    from engine.stores.mongo import open_mongo
+
+    database = open_mongo(config.storage.mongo_url, config.storage.mongo_driver)
+    return MongoAudit(database, home.journal, book)
 
 
 class _Owning:

@@ -41,6 +41,7 @@ from engine.outside import (
     RedisIntake,
     RegisteringVault,
     Stores,
+    audit_copy,
     open_stores,
     open_vault,
     own_adapters,
@@ -334,4 +335,5 @@ async def _run_beside(engine: TradingEngine, home: Home, operator: OperatorDesk)
         lease = Lease(engine.config, engine, home)
         await lease.take()
         engine.last_gate.no_lease = lease.refusal
-        engine.services += [intake, lease]
+        audit = audit_copy(home, engine.config, engine.journal.book)
+        engine.services += [intake, lease, audit]

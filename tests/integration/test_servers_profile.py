@@ -147,6 +147,8 @@ async def test_from_the_stream_to_every_store(
             await asked(lambda: history.orders.count_documents({"status": "filled"}) == 15)
             assert {row["cl_ord_id"] for row in history.orders.find()} == cl_ord_ids
             await asked(lambda: history.signals.count_documents({"state": "accepted"}) == 5)
+            await asked(lambda: history.audit.find_one({"kind": "start", "account": ""}))
+            await asked(lambda: history.audit.count_documents({"kind": "signal"}) == 5)
             services = (await w.http.get("/v1/status")).json()["engine"]["services"]
             assert {
                 n: services[n]["state"] for n in ("journal", "redis", "mongo", "signals")
