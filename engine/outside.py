@@ -9,12 +9,13 @@ from engine.brokers.paper.market import PaperMarket
 from engine.brokers.registry import make_adapter
 from engine.clock import Clock
 from engine.config import Config
+from engine.errors import InvalidSignal
 from engine.fleet import Fleet
 from engine.home import Home
 from engine.log import register_secret
 from engine.market.broker_quotes import BrokerQuotes
 from engine.market.simulated import SimulatedPrices
-from engine.model.enums import ConnectionState
+from engine.model.enums import ConnectionState, SignalState
 from engine.parts import PriceSource, Service
 from engine.portfolio.marks import Marks
 from engine.ports import AccountStore, BrokerAdapter, History, Mirror, TokenStore, Vault
@@ -207,7 +208,14 @@ class RedisIntake:
         from engine.stores.redis_client import open_redis
 
         async def handle(body: bytes) -> object:
-            return await engine.handle_signal(body, origin="redis")
+            receipt = await engine.handle_signal(body, origin="redis")
+            # Nobody is answered here: what was refused is told where a producer can look.
+            if receipt.contradicted:
+                text = f"{receipt.source}/{receipt.signal_id} was sent before with another body"
+                raise InvalidSignal("DUPLICATE", "id", text)
+            if receipt.state is SignalState.REFUSED:
+                raise InvalidSignal(receipt.code, "", receipt.message)
+            return receipt
 
         self._client = open_redis(config.storage.redis_url)
         self._signals = RedisSignals(

@@ -108,13 +108,22 @@ async def test_from_the_stream_to_every_store(
                 client.xadd(STREAM, {"signal": json.dumps(signal_document(id=f"s-{number}"))})
             client.xadd(STREAM, {"signal": json.dumps(signal_document(id="s-0"))})  # once more
             client.xadd(STREAM, {"signal": '{"nonsense": 1}'})
-            await eventually(lambda: len(w.engine.records) == 5)
+            other = [
+                signal_document(id="s-0", quantity="7"),  # sent before, and not that
+                signal_document(id="old", issued_at="2026-01-01T00:00:00Z"),
+            ]
+            for document in other:
+                client.xadd(STREAM, {"signal": json.dumps(document)})
+            await eventually(lambda: len(w.engine.records) == 6)
             await eventually(lambda: all(w.position(f"A-00{n}") == 5 for n in (1, 2, 3)))
             assert sim.venue.order_count == 15
             await asked(lambda: client.xinfo_groups(STREAM)[0]["lag"] == 0 and not pending(client))
-            [(_, refused)] = client.xrange("volley:signals:refused")
-            assert refused["original"] == '{"nonsense": 1}'
-            assert refused["code"]
+            refused = [row for _, row in client.xrange("volley:signals:refused")]
+            assert {row["code"]: row["original"] for row in refused} == {
+                "UNKNOWN_FIELD": '{"nonsense": 1}',
+                "DUPLICATE": json.dumps(other[0]),
+                "STALE": json.dumps(other[1]),
+            }
             detail = await w.detail("bot/s-0")
             assert (detail["signal"]["origin"], detail["signal"]["sent"]) == ("redis", 3)
             cl_ord_ids = {
@@ -148,7 +157,7 @@ async def test_from_the_stream_to_every_store(
             assert {row["cl_ord_id"] for row in history.orders.find()} == cl_ord_ids
             await asked(lambda: history.signals.count_documents({"state": "accepted"}) == 5)
             await asked(lambda: history.audit.find_one({"kind": "start", "account": ""}))
-            await asked(lambda: history.audit.count_documents({"kind": "signal"}) == 5)
+            await asked(lambda: history.audit.count_documents({"kind": "signal"}) == 6)
             services = (await w.http.get("/v1/status")).json()["engine"]["services"]
             assert {
                 n: services[n]["state"] for n in ("journal", "redis", "mongo", "signals")
