@@ -102,8 +102,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_head = False
         if self._leaving:
             return  # behind the last request that is answered nothing is heard
+        before = self.cycle
         super().on_headers_complete()
-        self.cycle.transport = cast("asyncio.Transport", self._parting)
+        if self.cycle is not before:  # no WebSocket's
+            self.cycle.transport = cast("asyncio.Transport", self._parting)
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over: its time is the feed's now."""
