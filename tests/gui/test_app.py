@@ -46,6 +46,16 @@ def test_the_demo_shows_live_rows_in_a_picture_and_leaves_nothing(tmp_path: Path
     assert layout["preset"] == "trade"
 
 
+def test_a_time_too_short_for_the_engine_s_start_still_shows_it(tmp_path: Path) -> None:
+    """On a machine under load: a tenth of a second is less than any engine takes."""
+    picture = tmp_path / "desk.png"
+    done = desk(
+        "--demo", "--home", str(tmp_path / "home"), "--for", "0.1", "--screenshot", str(picture)
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert QImage(str(picture)).width() >= 1280
+
+
 @pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="there always is a display there")
 def test_without_a_display_one_line_says_what_to_do(tmp_path: Path) -> None:
     done = desk("--demo", "--home", str(tmp_path))
