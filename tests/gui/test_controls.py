@@ -16,7 +16,7 @@ from engine.errors import CommandRefused
 from engine.model import tables
 from engine.model.controls import CONTROLS
 from gui.panels.alerts import waits
-from tests.gui.conftest import DeskUnderTest, until
+from tests.gui.conftest import DeskUnderTest, active_now, until
 from tests.gui.test_desk import button, opened, valid
 
 
@@ -74,7 +74,7 @@ async def test_a_reviewed_strategy_goes_on(qtbot: QtBot, desk: DeskUnderTest) ->
 
 
 async def test_the_risk_layout_is_a_key_away(qtbot: QtBot, desk: DeskUnderTest) -> None:
-    desk.window.activateWindow()
+    await active_now(desk.window)
     qtbot.keyClick(desk.window, Qt.Key.Key_4, Qt.KeyboardModifier.ControlModifier)
     await until(lambda: desk.window.layouts.now == "risk")
     assert desk.window.panels["controls"].isVisible()
@@ -199,7 +199,7 @@ async def test_alerts_are_acknowledged_by_key_and_all_at_once(
     (open_one,) = [row["id"] for row in rows.values() if waits(row)]
     desk.desk.show_panel("alerts")
     view = desk.window.panels["alerts"].view
-    desk.window.activateWindow()
+    await active_now(desk.window)
     assert view.select_key(open_one)
     view.setFocus()
     qtbot.keyClick(view, Qt.Key.Key_A)

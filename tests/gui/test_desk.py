@@ -29,7 +29,7 @@ from gui.dialogs.base import Dialog, HoldButton
 from gui.main_window import MainWindow
 from gui.panel import Caption
 from gui.theme import active
-from tests.gui.conftest import DeskUnderTest, until
+from tests.gui.conftest import DeskUnderTest, active_now, until
 
 CTRL_SHIFT = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
 INTERACTIVE = (QAbstractButton, QLineEdit, QComboBox, QTableView, QListWidget, QPlainTextEdit)
@@ -78,7 +78,7 @@ async def test_a_held_signal_is_approved_or_rejected_by_a_click(
 
 async def test_keys_act_on_the_selected_signal(qtbot: QtBot, desk: DeskUnderTest) -> None:
     row = await select(desk, "held")
-    desk.window.activateWindow()
+    await active_now(desk.window)
     desk.view.setFocus()
     qtbot.keyClick(desk.view, Qt.Key.Key_A)
     await until(lambda: desk.sent("approve"))
@@ -249,7 +249,7 @@ async def test_kill_acts_on_the_press(qtbot: QtBot, desk: DeskUnderTest) -> None
 async def test_the_kill_key_works_wherever_one_types(
     qtbot: QtBot, desk: DeskUnderTest, place: str
 ) -> None:
-    desk.window.activateWindow()
+    await active_now(desk.window)
     target: QWidget = desk.window
     if place == "filter":
         target = desk.window.panels["signals"].filter
@@ -258,13 +258,14 @@ async def test_the_kill_key_works_wherever_one_types(
         dialog = opened(desk, "ticket")
         assert not dialog.isModal()
         target = dialog._symbol
+        await active_now(dialog)
     target.setFocus()
     qtbot.keyClick(target, Qt.Key.Key_K, CTRL_SHIFT)
     await until(lambda: desk.sent("kill"))
 
 
 async def test_a_held_kill_key_is_one_kill(qtbot: QtBot, desk: DeskUnderTest) -> None:
-    desk.window.activateWindow()
+    await active_now(desk.window)
     qtbot.keyPress(desk.window, Qt.Key.Key_K, CTRL_SHIFT)
     for _ in range(5):
         QApplication.sendEvent(

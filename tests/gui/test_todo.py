@@ -19,7 +19,7 @@ from gui import todo
 from gui.app import _Session
 from gui.panels.orders import leg_words
 from gui.panels.positions import unwatched, watch_tone, watched
-from tests.gui.conftest import DeskUnderTest, until
+from tests.gui.conftest import DeskUnderTest, active_now, until
 from tests.gui.scripted import at
 from tests.gui.test_desk import opened, valid
 
@@ -172,7 +172,7 @@ async def test_lines_keep_the_focus_while_words_change(qtbot: QtBot, desk: DeskU
     desk.frame()
     desk.desk.registry.run("todo.show")
     desk.window.tick()
-    desk.window.activateWindow()
+    await active_now(desk.window)
     button = desk.window.findChild(QPushButton, f"todo.reload.{name}")
     assert button is not None
     button.setFocus()
@@ -317,7 +317,7 @@ async def test_an_exit_says_whose_it_is_and_leads_there(qtbot: QtBot, desk: Desk
     view = desk.window.panels["orders"].view
     assert leg_words(orders[leg]) == f"↳ stop of {entry[:8]}"
     desk.desk.show_panel("orders")
-    desk.window.activateWindow()
+    await active_now(desk.window)
     assert view.select_key(leg)
     view.setFocus()
     qtbot.keyClick(view, Qt.Key.Key_E)
@@ -331,7 +331,7 @@ async def test_a_trail_is_set_and_cleared_by_hand(qtbot: QtBot, desk: DeskUnderT
     desk.frame()
     desk.desk.show_panel("positions")
     view = desk.window.panels["positions"].view
-    desk.window.activateWindow()
+    await active_now(desk.window)
     assert view.select_key(key)
     view.setFocus()
     qtbot.keyClick(view, Qt.Key.Key_S)

@@ -20,7 +20,7 @@ from engine.client import remote_client
 from gui import dialogs
 from gui.main_window import MainWindow
 from gui.supervisor import read_token
-from tests.gui.conftest import until
+from tests.gui.conftest import active_now, until
 from tests.processes import EngineProcess, VenueProcess, alpaca, import_accounts, write_config
 from tests.servers import free_port
 
@@ -179,6 +179,7 @@ async def test_a_login_given_up_is_told_and_another_try_goes_through(
         store = window.desk.store
         accounts = window.panels["accounts"]
         window.show_panel("accounts")
+        await active_now(window)
         assert accounts.view.select_key("K2")
         accounts.view.setFocus()
         qtbot.keyClick(accounts.view, Qt.Key.Key_L)
@@ -188,8 +189,7 @@ async def test_a_login_given_up_is_told_and_another_try_goes_through(
         await until(lambda: "cancelled" in dialog._error.text(), 15)
         assert dialog.isVisible()
         dialog.reject()
-        window.activateWindow()
-        await until(window.isActiveWindow)
+        await active_now(window)
         accounts.view.setFocus()
         qtbot.keyClick(accounts.view, Qt.Key.Key_L)
         await until(lambda: len(browser.opened) == 2, 5)
@@ -237,8 +237,7 @@ async def test_exits_are_seen_where_they_are_watched(qtbot: QtBot, engine: Engin
         await until(lambda: cell("positions", "A-001/AAPL", "protected") == "✓ Broker", 5)
         # A trail by hand: the broker has none, so Volley watches from then on.
         window.show_panel("positions")
-        window.activateWindow()
-        await until(window.isActiveWindow)
+        await active_now(window)
         view = window.panels["positions"].view
         assert view.select_key("A-001/AAPL")
         view.setFocus()
