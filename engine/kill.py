@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine import failpoints
 from engine.clock import rfc3339
 from engine.errors import BrokerError, StoreError
+from engine.kill_exits import KillExits
 from engine.model import tables
 from engine.model.account_state import AccountState
 from engine.model.enums import OrderStatus, OrderType, TimeInForce
@@ -21,6 +22,7 @@ from engine.model.numbers import to_text
 from engine.model.order import Order
 
 if TYPE_CHECKING:
+    from engine.execution.lane import Lane
     from engine.orders_by_hand import OrdersByHand
     from engine.ports import BrokerSession, Swept
     from engine.trading_engine import TradingEngine
@@ -71,6 +73,7 @@ class KillRun:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._pressed_at = engine.clock.now()
+        self._outside = KillExits(engine.shared)
         self._accounts: dict[str, Progress] = {}
         self._tasks: list[asyncio.Task[Any]] = []
         self.flatten = flatten
@@ -97,7 +100,7 @@ class KillRun:
         self._touch_all()
         if self.flatten:
             self._engine.shared.begin_exits()
-            if self._engine.shared.sweep_left_s():
+            if self._engine.shared.sweep_left_s(own=False):
                 self.exits_wait = True
                 self._tasks.append(self._engine.task(self._close_later(), "kill-exits"))
             else:
@@ -122,8 +125,11 @@ class KillRun:
             self._engine.spawn(self._close(), "kill-close")
 
     async def _no_sweep(self) -> None:
-        """Wait until no cancel of all that left beside the engine can come to a broker, and take exits with it."""
-        while left := self._engine.shared.sweep_left_s():  # noqa: ASYNC110 (another process says it)
+        """Wait until no cancel of all that left beside the engine can come to a broker, and take exits with it.
+
+        After one of the engine's own, a lane sends nothing until it is answered.
+        """
+        while left := self._engine.shared.sweep_left_s(own=False):  # noqa: ASYNC110 (another process says it)
             await asyncio.sleep(min(left, LOOK_EVERY_S))
 
     def covers(self, flatten: bool) -> bool:
@@ -166,7 +172,7 @@ class KillRun:
         left = [order for order in working if not self._engine.withhold(order, "HALTED", WITHHELD)]
         if failpoints.ARMED:
             failpoints.hit("kill.cancel.before")
-        if not left or not lane.cancel_all(partial(self._in_one_answered, progress, left)):
+        if not left or not self._sweep(lane, state.id, progress, left):
             working = [order for order in working if order not in left]
         if failpoints.ARMED:
             failpoints.hit("kill.cancel.after")
@@ -175,8 +181,20 @@ class KillRun:
             self._note(progress, order.cl_ord_id)
         return len(working)
 
+    def _sweep(self, lane: Lane, account: str, progress: Progress, left: list[Order]) -> bool:
+        """Ask for the cancel of all, unless it would take exits that another process has sent; say whether."""
+        shared = self._engine.shared
+        shared.begin_sweep()
+        # First announced, then looked; whoever sends exits notes them first, then looks for a cancel of all.
+        answered = partial(self._in_one_answered, progress, left)
+        if not self._outside.of(account) and lane.cancel_all(answered):
+            return True
+        shared.end_sweep(proven=True)
+        return False
+
     def _in_one_answered(self, progress: Progress, left: list[Order], swept: Swept) -> None:
         """Take which orders the broker says it was for; each of the others is asked for at the next look."""
+        self._engine.shared.end_sweep(proven=swept.asked is not None or not swept.written_ns)
         asked = set(swept.asked or ())
         for order in left:
             if order.order_id not in asked:
@@ -225,6 +243,8 @@ class KillRun:
         known = self._engine.orders.find(report)
         if known is not None and self._spared(known):
             return False
+        if known is None and report.cl_ord_id in self._outside.of(state.id):
+            return False  # it closes a position, sent by another process under this halt
         if self._kind in WHOLE:
             return True
         return known is not None and self._desk.in_scope(

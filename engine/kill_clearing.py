@@ -33,6 +33,7 @@ CANCEL_AGAIN_S: Final = 2.0
 CLOSED_WITHIN_S: Final = 10.0
 LEAST_SETTLE_S: Final = 1.0
 _DEAD: Final = {OrderStatus.CANCELED, OrderStatus.EXPIRED, OrderStatus.REJECTED}
+_OVER: Final = _DEAD | {OrderStatus.FILLED}
 TRIES: Final = 5
 """How many orders for one exit may have been cancelled or expired before a person has to look."""
 
@@ -80,12 +81,24 @@ class Scope(Protocol):
         """Say whether the halt still does."""
         ...
 
-    def begin_sweep(self) -> bool:
+    def begin_sweep(self, account: str) -> bool:
         """Announce a cancel of all; say whether it may leave."""
         ...
 
     def end_sweep(self, *, proven: bool) -> None:
         """Note that it was answered; ``proven``: it cancels nothing new any more."""
+        ...
+
+    async def turn_to_close(self) -> bool:
+        """Wait until positions may be closed from here; ``False``: another process is at it."""
+        ...
+
+    async def announce(self, exits: list[Order]) -> str:
+        """Let nobody cancel these, which leave next; return why that is not sure."""
+        ...
+
+    def noted(self, account: str, symbol: str) -> set[str]:
+        """Return the exits of a position that a process like this one has sent under this halt (ClOrdIDs)."""
         ...
 
     def of_scope(self, listed: list[ExecutionReport]) -> list[ExecutionReport]:
@@ -155,7 +168,7 @@ class Clearing:
         await self._listener.turn()
         if not self._kill.stands():  # armed again while it waited: it would cancel what is new
             return False
-        if not self._kill.begin_sweep():  # it would cancel the engine's exits
+        if not self._kill.begin_sweep(self._account.id):  # it would cancel exits
             return False
         self._answered = asyncio.get_running_loop().create_future()
         if session.cancel_all(self._in_one_answered):
@@ -314,7 +327,26 @@ class Clearing:
         if not self._kill.closes_whole:
             self._refuse("a strategy's part of a position is not known here")
             return
+        if not await self._kill.turn_to_close():
+            self._refuse("another main.py kill --flatten closes positions: nothing is sent twice")
+            return
+        if not self._kill.stands():
+            self._refuse("armed again meanwhile: no position is closed")
+            return
+        exits, left = await self._plan(book, since)
+        doubt = await self._kill.announce(exits) if exits else ""
+        for order in exits:
+            await self._listener.turn()
+            self._session.submit(order)
+            self._outcome.closing.append(order.cl_ord_id)
+        await self._wait_closed(left)
+        if doubt and not self._outcome.error:
+            self._outcome.error = doubt
+
+    async def _plan(self, book: str, since: str) -> tuple[list[Order], dict[str, Decimal]]:
+        """Return the exits to send, and what is to be left of each position that is closed."""
         left: dict[str, Decimal] = {}
+        exits: list[Order] = []
         for symbol, held in (await self.read_positions()).items():
             ours = self._ours(symbol, held) if self._kill.in_symbol(symbol) else ZERO
             if not ours:
@@ -330,10 +362,8 @@ class Clearing:
             rest = rest if ours > 0 else -rest
             left[symbol] = held - rest
             if name:
-                await self._listener.turn()
-                self._session.submit(self._exit(name, symbol, rest))
-                self._outcome.closing.append(name)
-        await self._wait_closed(left)
+                exits.append(self._exit(name, symbol, rest))
+        return exits, left
 
     async def _earlier(self, names: list[str], symbol: str) -> tuple[str, Decimal] | None:
         """Return the first ClOrdID the broker has no order of, and what those before have closed.
@@ -342,17 +372,22 @@ class Clearing:
         known.
         """
         closed = ZERO
-        for name in names:
-            try:
+        try:
+            # One for another quantity: the journal has moved since.
+            for name in self._kill.noted(self._account.id, symbol) - set(names):
                 report = await self._session.find(name, symbol)
-            except BrokerError as error:
-                self._refuse(f"{symbol} is not closed: {name} cannot be looked up: {error}")
-                return None
-            if report is None:
-                return name, closed
-            closed += report.cum_qty or ZERO
-            if report.status not in _DEAD:
-                break
+                if report is not None and report.status not in _OVER:
+                    return "", closed
+            for name in names:
+                report = await self._session.find(name, symbol)
+                if report is None:
+                    return name, closed
+                closed += report.cum_qty or ZERO
+                if report.status not in _DEAD:
+                    break
+        except BrokerError as error:
+            self._refuse(f"{symbol} is not closed: its exits cannot be looked up: {error}")
+            return None
         return "", closed
 
     def _exit(self, name: str, symbol: str, ours: Decimal) -> Order:

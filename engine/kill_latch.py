@@ -57,9 +57,9 @@ READY_NS: Final = 9
 KEPT: Final = 10
 """Word: how many accounts the watchdog has connected, as of a few seconds ago."""
 SWEPT_NS: Final = 11
-"""Word: ``time.monotonic_ns`` until which a cancel of all, asked for beside the engine, may still come to a broker."""
+"""Word: ``time.monotonic_ns`` until which a cancel of all may still come to a broker."""
 EXITS_NS: Final = 12
-"""Word: ``time.monotonic_ns`` since when the engine sends exits of a kill: no cancel of all may leave beside it."""
+"""Word: ``time.monotonic_ns`` since when exits of a kill are sent: no cancel of all may leave beside them."""
 SWEEP_NS: Final = 5_000_000_000
 """How long a cancel of all may be on its way: the wait for its connection, then for its answer."""
 RUNNING: Final = 1
@@ -132,16 +132,21 @@ class KillLatch:
 
     # ---- exits beside a cancel of all ----------------------------------------------------------------------------
 
-    def begin_sweep(self, pressed_ns: int) -> bool:
-        """Announce a cancel of all; say whether it may leave: not once the engine closes positions since that press."""
-        if not self._sweeps and self.sweep_left_s():  # another process's, or one that is not proven
+    def begin_sweep(self, pressed_ns: int | None = None) -> bool:
+        """Announce a cancel of all; say whether it may leave: not once positions are closed since that press.
+
+        Without a press it may: whoever asks has looked for exits after this.
+        """
+        # Another process's, or one that is not proven.
+        if self.words[SWEPT_NS] != self._swept_ns and self.sweep_left_s():
             self._doubtful_until = max(self._doubtful_until, self.words[SWEPT_NS])
         # First said, then looked: of two at the same time at least one sees the other.
         self._sweeps += 1
         self._swept_ns = self.words[SWEPT_NS] = time.monotonic_ns() + SWEEP_NS
         exits_ns = self.words[EXITS_NS]
-        if not pressed_ns <= exits_ns <= time.monotonic_ns():  # ahead: before the machine started
-            return True
+        now = time.monotonic_ns()
+        if pressed_ns is None or not pressed_ns <= exits_ns <= now:
+            return True  # ahead: of before the machine started
         self.end_sweep(proven=True)
         return False
 
@@ -154,12 +159,18 @@ class KillLatch:
             self.words[SWEPT_NS] = self._doubtful_until
 
     def begin_exits(self) -> None:
-        """Announce that exits of a kill are to leave the engine; they wait for ``sweep_left_s``."""
+        """Announce that exits of a kill are to leave; they wait for ``sweep_left_s``."""
         self.words[EXITS_NS] = time.monotonic_ns()
 
-    def sweep_left_s(self) -> float:
-        """Return how long a cancel of all that has left may still come to a broker, at most (seconds)."""
-        left = self.words[SWEPT_NS] - time.monotonic_ns()
+    def sweep_left_s(self, *, own: bool = True) -> float:
+        """Return how long a cancel of all that has left may still come to a broker, at most (seconds).
+
+        ``own``: also those asked for here that wait for their answer. An account's exits wait for its own anyway.
+        """
+        until = self.words[SWEPT_NS]
+        if not own and self._sweeps and until == self._swept_ns:
+            until = self._doubtful_until
+        left = until - time.monotonic_ns()
         return (
             left / 1e9 if 0 < left <= SWEEP_NS else 0.0
         )  # further ahead: of before the machine started

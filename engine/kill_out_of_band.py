@@ -8,6 +8,7 @@ own list of working orders, read until it stays empty for as long as an order ma
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,8 @@ from engine.kill_act import Act, Pressed
 from engine.kill_books import Books, accounts_of
 from engine.kill_clearing import Clearing, Outcome
 from engine.kill_connections import Connections, Line
-from engine.kill_latch import KillLatch
+from engine.kill_exits import KillExits
+from engine.kill_latch import SWEEP_NS, KillLatch
 from engine.model.account import Account
 from engine.model.identifiers import OPERATOR
 from engine.model.messages import ExecutionReport
@@ -32,6 +34,10 @@ from engine.model.order import Order
 
 AT_ONCE: Final = 32
 """Lists read from one place at a time."""
+TURN_WITHIN_S: Final = 20.0
+"""How long another process that closes positions is waited for: longer than it waits for its exits to fill."""
+SWEEPS_WITHIN_S: Final = 2 * SWEEP_NS / 1e9
+_LOOK_EVERY_S: Final = 0.02
 Accounts = tuple[list[Account], dict[str, str]]
 """Those that can be read, and why others cannot (by id)."""
 
@@ -68,6 +74,9 @@ class OutOfBandKill:
         self._give_up_at = monotonic() + act.give_up_s
         self.reply_timeout_s = float(config.engine.reply_timeout_s)
         self.stands: Callable[[], bool] = lambda: True
+        self._turn = asyncio.Lock()
+        self._ours: bool | None = None  # whether positions may be closed from here
+        self._no_note = ""  # why exits cannot be noted
         self.shared: KillLatch | None = None
         """The latch that was pressed; ``None``: it could not be written."""
         self.problem = ""
@@ -94,10 +103,16 @@ class OutOfBandKill:
             await reading
             if own:
                 await connections.close()
+            if self._outside is not None:
+                self._outside.close()
         return outcomes + [
             Outcome(account, "?", error=f"its document cannot be read: {text}")
             for account, text in unreadable.items()
         ]
+
+    @functools.cached_property
+    def _outside(self) -> KillExits | None:
+        return None if self.shared is None else KillExits(self.shared)
 
     async def _read_books(self) -> None:
         await asyncio.sleep(0)  # what needs no journal leaves first
@@ -173,14 +188,81 @@ class OutOfBandKill:
         """Take the time: an order's first cancel left."""
         self.canceled_ms = max(self.canceled_ms, (at_ns - self._began_ns) / 1e6)
 
-    def begin_sweep(self) -> bool:
+    def begin_sweep(self, account: str) -> bool:
         """Announce a cancel of all; say whether it may leave."""
-        return self.shared is None or self.shared.begin_sweep(self._began_ns)
+        if self.shared is None or self._outside is None:
+            return True
+        if not self.shared.begin_sweep(self._began_ns):
+            return False
+        # An act that closes positions itself takes those exits over.
+        if self._act.flatten or not self._outside.of(account):
+            return True
+        self.shared.end_sweep(proven=True)
+        return False
 
     def end_sweep(self, *, proven: bool) -> None:
         """Note that it was answered; ``proven``: it cancels nothing new any more."""
         if self.shared is not None:
             self.shared.end_sweep(proven=proven)
+
+    # ---- exits ----------------------------------------------------------------------------------------------------
+
+    async def turn_to_close(self) -> bool:
+        """Wait until positions may be closed from here; ``False``: another process is at it."""
+        async with self._turn:
+            if self._ours is None:
+                self._ours = await self._take_turn()
+            if self._ours and self.shared is not None:
+                self.shared.begin_exits()
+        await self._no_sweep()
+        return self._ours
+
+    async def _take_turn(self) -> bool:
+        if self._outside is None:
+            return True
+        until = monotonic() + TURN_WITHIN_S
+        try:
+            while not self._outside.try_turn():
+                if monotonic() > until:
+                    return False
+                await asyncio.sleep(_LOOK_EVERY_S)
+        except OSError as error:  # a full or broken disk: positions are closed all the same
+            self._no_note = error.strerror or str(error)
+        return True
+
+    async def announce(self, exits: list[Order]) -> str:
+        """Note exits durably, then wait for what may cancel them all the same; return why that is not sure."""
+        rows = [
+            {
+                "id": order.cl_ord_id,
+                "account": order.account,
+                "symbol": order.symbol,
+                "scope": self._act.scope,
+                "since": self._since,
+            }
+            for order in exits
+        ]
+        if self._outside is not None and not self._no_note:
+            try:
+                await asyncio.to_thread(self._outside.note, rows)
+            except OSError as error:
+                self._no_note = error.strerror or str(error)
+        await self._no_sweep()
+        if not self._no_note:
+            return ""
+        return f"its exits are not noted ({self._no_note}): an engine that moves may cancel them"
+
+    async def _no_sweep(self) -> None:
+        """Wait until no cancel of all that left elsewhere can come to a broker, and take exits with it."""
+        until = monotonic() + SWEEPS_WITHIN_S
+        while self.shared is not None and self.shared.sweep_left_s(own=False):
+            if monotonic() > until:
+                return
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def noted(self, account: str, symbol: str) -> set[str]:
+        """Return the exits of a position that a process like this one has sent under this halt (ClOrdIDs)."""
+        return set() if self._outside is None else self._outside.of(account, symbol)
 
     # ---- the scope ---------------------------------------------------------------------------------------------
 
@@ -200,18 +282,20 @@ class OutOfBandKill:
         return found
 
     def _exits(self, cl_ord_ids: Iterable[str]) -> set[str]:
-        """Return those that pass this halt: exits an operator, or a flatten, has sent since the press.
+        """Return those that pass this halt: exits an operator, or a flatten, has sent since the press, here or there.
 
         None where this act closes positions itself: it takes over, and two exits would close a position twice.
         """
         unknown = set(cl_ord_ids) - self._no_exits
         if self._act.flatten or not unknown:
             return set()
+        noted = unknown & (self._outside.of() if self._outside is not None else set())
         try:
             exits = self._books.exits_by_hand(unknown, self._pressed_at)
         except StoreError as error:
             self.problem = str(error)
-            return set()
+            return noted
+        exits |= noted
         self._no_exits |= unknown - exits
         return exits
 

@@ -38,6 +38,7 @@ from engine.execution.external import ExternalOrders, sentence
 from engine.execution.turns import Turns
 from engine.holdings import FACT as HELD_FACT
 from engine.holdings import LAG_NS, Holdings
+from engine.kill_exits import KillExits
 from engine.masters import FACT as INSTRUMENT_FACT
 from engine.masters import Masters
 from engine.model import tables
@@ -165,10 +166,12 @@ class Reconciliation:
         check = await engine.reconciler.compare(state, session)
         new, changed = self.external.listed(state.id, check.foreign, now)
         self._count_foreign(state.id, check.foreign)
+        exits = KillExits(engine.shared).of(state.id) if new else ()
         for order in new:
             self.counts["external_orders_total"] += 1
-            engine.alert("warning", "FOREIGN_ORDER", state.id, sentence(order))
-            engine.journal.audit("foreign_order", {"text": sentence(order)}, state.id)
+            text = sentence(order, exits)
+            engine.alert("warning", "FOREIGN_ORDER", state.id, text)
+            engine.journal.audit("foreign_order", {"text": text}, state.id)
         for key in changed:
             engine.publisher.touch(tables.EXTERNAL, key)
         await self._take(state, session, ORDER, check.findings)

@@ -135,9 +135,13 @@ def row_of(order: ExternalOrder, broker: str, price: Price) -> dict[str, Any]:
     }
 
 
-def sentence(order: ExternalOrder) -> str:
-    """Describe it for the operator."""
+def sentence(order: ExternalOrder, exits: Iterable[str] = ()) -> str:
+    """Describe it for the operator; ``exits``: ClOrdIDs of exits sent by our own kill switch beside the engine."""
     name = order.report.order_id or order.report.cl_ord_id
+    if order.report.cl_ord_id in exits:
+        return (
+            f"{words_of(order.report)} ({name}) is an exit of main.py kill --flatten: not touched"
+        )
     return f"{words_of(order.report)} ({name}) works at the broker and is none of ours: counted, not touched"
 
 

@@ -12,11 +12,16 @@ import pytest
 
 from engine import kill_latch
 from engine.home import Home
-from engine.kill_act import Act, latch
+from engine.kill_act import Act, Pressed, latch
+from engine.kill_books import Books
 from engine.kill_clearing import Clearing, Outcome
 from engine.kill_connections import Connections
+from engine.kill_exits import FILE as EXITS
+from engine.kill_exits import KillExits
+from engine.kill_file import KillFile
 from engine.kill_latch import EXITS_NS, FILE, FIRM, SWEPT_NS, KillLatch
 from engine.kill_out_of_band import OutOfBandKill
+from engine.model.enums import OrderStatus, Side
 from engine.simbroker import SimBroker
 from tests.controls.test_c18_kill_switch import place_elsewhere
 from tests.controls.test_c19_standby import ALL, hanging, ready, requests, resting, url
@@ -192,3 +197,164 @@ async def test_an_act_that_closes_positions_itself_takes_exits_over(
         kill._books.read()
         ours = kill.ours_of_scope("A-001")
         assert (exits(w)[0] in ours) is flatten
+
+
+# ---- exits of main.py kill --flatten --------------------------------------------------------------------------------
+
+FLATTEN = Act(FIRM, "test", "test", flatten=True)
+
+
+@asynccontextmanager
+async def flattening(
+    w: World, pressed: Pressed, act: Act = FLATTEN
+) -> AsyncIterator[asyncio.Task[list[Outcome]]]:
+    """Close positions as a process beside the engine does, with a latch of its own."""
+    await eventually(lambda: read_books(w).positions, what="the journal has the position")
+    with closing(KillLatch(w.path / FILE)) as shared:
+        shared.flattened(act.scope)
+        kill = OutOfBandKill(Home(w.path), w.engine.config, act, pressed)
+        kill.shared = shared
+        task = asyncio.create_task(kill.run())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def read_books(w: World) -> Books:
+    books = Books(w.path / "journal.sqlite3")
+    books.read()
+    return books
+
+
+def sells(sim: SimBroker) -> list[OrderStatus | None]:
+    """Return what became of every exit at the venue."""
+    orders = [o for account in sim.venue.accounts.values() for o in account.orders.values()]
+    return [order.status for order in orders if order.side is Side.SELL]
+
+
+async def test_an_engine_that_moves_again_cancels_no_exit_sent_meanwhile(tmp_path) -> None:
+    async with (
+        venue() as sim,
+        world(tmp_path, [alpaca(1, url(sim))], safety={"reconcile_orders_s": 1}) as w,
+        hanging(w),
+    ):
+        await holding(w, sim)
+        await resting(w, sim, 1)
+        pressed = latch(w.path, FLATTEN)
+        async with flattening(w, pressed):
+            await eventually(lambda: sells(sim) == [OrderStatus.NEW])
+            await resting_late(w, sim)
+            await moves_again(w)
+            run = await eventually(lambda: w.engine.operator.kill_runs.get(FIRM))
+            await eventually(lambda: run.row("A-001")["verified_at"])
+            assert (sells(sim), sim.summary()["open_orders"]) == ([OrderStatus.NEW], 1)
+            row = run.row("A-001")
+            assert (row["cancels_sent"], row["working"]) == (1, 0)
+            told = "is an exit of main.py kill --flatten: not touched"
+            await eventually(lambda: any(told in alert["text"] for alert in w.engine.alerts))
+
+
+async def resting_late(w: World, sim: SimBroker) -> None:
+    """Have an order work that the engine knows and the act beside it has not seen."""
+    await place_elsewhere(sim, w, "accepted-late")
+    assert sim.summary()["open_orders"] == 2
+
+
+async def moves_again(w: World) -> None:
+    """Let the engine look at the latch again."""
+    await next(one for one in w.engine.services if isinstance(one, KillFile)).start()
+
+
+async def test_exits_from_beside_wait_for_the_engine_s_own_cancel_of_all(tmp_path) -> None:
+    """It takes its time, and cancels whatever works when it comes."""
+    late = {"action": "late_accept", "delay_s": 4.0, "match": {"method": "DELETE"}}
+    async with (
+        venue() as sim,
+        world(tmp_path, [alpaca(1, url(sim))], engine={"reply_timeout_s": 1}) as w,
+    ):
+        await holding(w, sim)
+        await resting(w, sim, 1)
+        sim.faults.replace([late])
+        await w.command("kill")
+        await eventually(lambda: requests(sim, "DELETE") == ["/v2/orders"])
+        began = time.monotonic()
+        async with flattening(w, latch(w.path, FLATTEN)):
+            await eventually(lambda: sells(sim) == [OrderStatus.NEW], 20)
+            sent_s = time.monotonic() - began
+            assert 4.0 < sent_s < 10, "no longer than one may be on its way"
+            await eventually(lambda: time.monotonic() - began > 5.5)
+            assert sells(sim) == [OrderStatus.NEW]
+
+
+def row(name: str, since: str, account: str = "A-001", scope: str = FIRM) -> dict[str, str]:
+    """Return an exit as it is noted."""
+    return {"id": name, "account": account, "symbol": "AAPL", "scope": scope, "since": since}
+
+
+@pytest.mark.parametrize("by", ["engine", "standby"])
+async def test_beside_an_exit_that_was_noted_each_order_is_cancelled_by_itself(
+    tmp_path, by: str
+) -> None:
+    """A cancel of all in one request would take it; without one, that is what leaves."""
+    async with (
+        venue() as sim,
+        world(tmp_path, [alpaca(1, url(sim)), alpaca(2, url(sim))]) as w,
+        ready(w, 2) as r,
+        hanging(w),
+    ):
+        await resting(w, sim, 2)
+        await place_elsewhere(sim, w, "sent-beside")
+        with (
+            closing(KillLatch(w.path / FILE)) as shared,
+            closing(KillExits(shared)) as beside,
+        ):
+            pressed = latch(w.path, ALL)
+            assert beside.try_turn()
+            beside.note([row("sent-beside", pressed.since)])
+            if by == "engine":
+                await w.command("kill")
+                run = w.engine.operator.kill_runs[FIRM]
+                await eventually(lambda: all(run.row(a)["verified_at"] for a in run.accounts()))
+            else:
+                latch(w.path, ALL, taken=False)
+                await eventually(lambda: r.results)
+                assert r.results[0].clear, r.results
+            assert sim.summary()["open_orders"] == 1
+            assert sorted(path.count("/") for path in requests(sim, "DELETE")) == [2, 3]
+
+
+def test_a_noted_exit_counts_for_as_long_as_its_halt_stands(tmp_path) -> None:
+    pressed = latch(tmp_path, ALL)
+    with closing(KillLatch(tmp_path / FILE)) as shared, closing(KillExits(shared)) as one:
+        engine = KillExits(shared)
+        assert (engine.of(), one.try_turn(), KillExits(shared).try_turn()) == (set(), True, False)
+        one.note([row("A", pressed.since), row("B", pressed.since, "A-002")])
+        one.note([row("C", "2020-01-01T00:00:00Z"), row("D", pressed.since, scope="symbol:AAPL")])
+        assert (engine.of(), engine.of("A-002"), engine.of("", "MSFT")) == (
+            {"A", "B"},
+            {"B"},
+            set(),
+        )
+        with (tmp_path / EXITS).open("a") as file:
+            file.write('{"id": "cut sh')
+        one.note([row("E", pressed.since)])
+        assert engine.of() == {"A", "B", "E"}
+        one.close()
+        assert KillExits(shared).of() == {"A", "B", "E"}, "another process reads the same"
+        shared.lift(FIRM)
+        assert engine.of() == set()
+        assert one.try_turn()
+        assert (tmp_path / EXITS).stat().st_size == 0, "lines of halts that were lifted go"
+
+
+async def test_exits_that_cannot_be_noted_are_sent_and_it_is_said(tmp_path) -> None:
+    async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w, hanging(w):
+        await w.send(id="held")
+        await eventually(lambda: w.position("A-001") == 1)
+        (w.path / EXITS).mkdir()
+        async with flattening(w, latch(w.path, FLATTEN)) as task:
+            [outcome] = await task
+            assert (outcome.residual, outcome.clear) == ({}, True)
+            assert outcome.error.startswith("its exits are not noted (Is a directory)")

@@ -158,6 +158,27 @@ def test_flatten_closes_what_is_ours_once_and_a_repeat_closes_nothing(tmp_path, 
         engine.resume()
 
 
+@STOPS
+def test_an_exit_that_works_on_is_left_alone_by_an_engine_that_moves_again(tmp_path, venue):
+    """Its market is closed: it fills in an hour. No row of the engine's journal tells of it."""
+    home = make_home(tmp_path, venue, 1)
+    with EngineProcess(home) as engine:
+        engine.wait_connected(1)
+        engine.signal(id="s-1")
+        until(lambda: engine.rows("positions") and _written(home))
+        rest(engine, venue, 1, 1)
+        venue.post("/sim/config", {"fill_delay_ms": 3_600_000})
+        engine.pause()
+        done = volley(home, "kill", "--flatten", "--json")
+        said = json.loads(done.stdout)["accounts"][0]
+        assert (done.returncode, said["error"]) == (1, "not closed yet: AAPL")
+        [exit_] = working(venue)
+        assert (exit_["side"], said["closing"]) == ("sell", [exit_["client_order_id"]])
+        engine.resume()
+        until(lambda: any(row["verified_at"] for row in engine.get("/v1/status")["kill"]), 30)
+        assert [order["client_order_id"] for order in working(venue)] == said["closing"]
+
+
 def _written(home: Path) -> bool:
     from engine.kill_books import Books
 
