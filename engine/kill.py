@@ -79,6 +79,7 @@ class KillRun:
         self.flatten = flatten
         self.over = False
         """Whether every account is clear."""
+        self._closed = False  # its exits are durable
         self.count = 0
         """Cancels asked for at the beginning."""
         self.exits_wait = False
@@ -114,15 +115,18 @@ class KillRun:
         """Close the scope's positions. Exits are an operator's own orders: they pass the halt they belong to."""
         try:
             await self._desk.send_by_hand(self._desk.exits(self._scope, self._command_id))
+            self._closed = True
         except StoreError as error:
             self._engine.alert("critical", "INTERNAL", "", f"positions are not closed: {error}")
 
     async def _close_later(self) -> None:
         await self._no_sweep()
         self.exits_wait = False
-        if not closed_outside(self._engine, self._scope):  # by whoever pressed, meanwhile
+        if closed_outside(self._engine, self._scope):  # by whoever pressed, meanwhile
+            tell_closed_outside(self._engine, self._scope)
+        else:
             # Begun, it is not cut short by ``stop``.
-            self._engine.spawn(self._close(), "kill-close")
+            await asyncio.wait([self._engine.task(self._close(), "kill-close")])
 
     async def _no_sweep(self) -> None:
         """Wait until no cancel of all that left beside the engine can come to a broker, and take exits with it.
@@ -326,10 +330,13 @@ class KillRun:
 
     async def _end(self, chases: tuple[asyncio.Task[Any], ...]) -> None:
         """Once every account is clear, note that nothing is left to go on with after a restart."""
-        await asyncio.gather(*chases, return_exceptions=True)
+        ends = await asyncio.gather(*chases, return_exceptions=True)
         self.over = True
         if all(progress.verified_at is not None for progress in self._accounts.values()):
             asked = sum(len(progress.asked) for progress in self._accounts.values())
+            # One that another process has taken over is that one's to bring to its end.
+            if self._closed and not any(ends) and not closed_outside(self._engine, self._scope):
+                self._engine.shared.closed(self._scope)
             self._engine.shared.finish(self._scope)
             await asyncio.to_thread(self._engine.shared.sync)
             text = f"{self._scope}: nothing works any more, {asked} orders canceled"
@@ -371,13 +378,15 @@ class KillRun:
 
 
 def closed_outside(engine: TradingEngine, scope: str) -> bool:
-    """Say whether another process has closed a scope's positions since its halt, and alert if so."""
+    """Say whether another process closes a scope's positions, or has closed them since its halt."""
     known = engine.shared.of(scope)
-    if known is None or not known.get("flat"):
-        return False
+    return known is not None and bool(known.get("flat"))
+
+
+def tell_closed_outside(engine: TradingEngine, scope: str) -> None:
+    """Alert that the engine leaves positions to another process: its book does not know what that has closed."""
     text = f"{scope}: positions were closed outside the engine; close what is left one by one"
     engine.alert("critical", "KILL_INCOMPLETE", "", text)
-    return True
 
 
 def as_order(report: ExecutionReport, account: str, now: datetime) -> Order:

@@ -17,12 +17,14 @@ from engine.errors import CommandRefused
 from engine.kill_latch import CARRIED, GENERATION, SEEN, KillLatch, Record
 from engine.model import commands as c
 from engine.model.enums import TradingState
+from engine.orders_by_hand import OrdersByHand
 from engine.risk.trading_state import Latch
 from engine.trading_engine import TradingEngine
 
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.1
+MOST_NAMED = 10
 LATCH_EVERY_S = 0.02
 """How soon the latch is read where no order leaves; the watchdog waits a little longer before it acts itself."""
 
@@ -128,10 +130,24 @@ class KillFile:
     async def start(self) -> None:
         """Go on with what an earlier engine, or another process, has not brought to its end; begin to watch."""
         self._running = True
+        self._tell_unclosed()
         unfinished = [record for record in self._shared.halts() if record["open"]]
         self._shared.words[SEEN] = self._shared.seen
         self._engine.spawn(self._carry_out(unfinished, self._shared.seen), "kill-latch")
         self._task = self._engine.task(self._watch(), "kill-file")
+
+    def _tell_unclosed(self) -> None:
+        """Alert of positions that were to be closed when the engine ended: to do it now is a person's act again."""
+        scopes = [record["scope"] for record in self._shared.halts() if record.get("exits")]
+        if not scopes:
+            return
+        by_hand = OrdersByHand(self._engine)
+        held = {f"{state.id} {symbol}" for scope in scopes for state, symbol in by_hand.held(scope)}
+        names = ", ".join(sorted(held)[:MOST_NAMED]) or "nothing, as far as is known"
+        more = f" and {len(held) - MOST_NAMED} more" if len(held) > MOST_NAMED else ""
+        text = f"{', '.join(scopes)}: the engine ended before all positions were closed (kill with flatten)"
+        severity = "critical" if held else "warning"
+        self._engine.alert(severity, "KILL_INCOMPLETE", "", f"{text}; open: {names}{more}")
 
     async def stop(self) -> None:
         """End."""

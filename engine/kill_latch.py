@@ -192,15 +192,25 @@ class KillLatch:
     def halts(self) -> list[Record]:
         """Return what is halted: ``scope``, ``reason``, ``by``, ``at``, and ``open`` while its cancels are not through.
 
-        A damaged record counts as a halt of everything.
+        ``exits`` while positions are still to be closed; ``flat``: another process does or did. A damaged record counts
+        as a halt of everything.
         """
         found = [self._get(sector) for sector in range(_FIRM_SECTOR, SECTORS)]
         return [record for record in found if record is not None]
 
-    def halt(self, scope: str, reason: str, by: str, at: str, *, unfinished: bool = False) -> None:
+    def halt(
+        self,
+        scope: str,
+        reason: str,
+        by: str,
+        at: str,
+        *,
+        unfinished: bool = False,
+        exits: bool = False,
+    ) -> bool:
         """Halt a scope; in force at once, durable after ``sync``. A scope halted before keeps its ``at``.
 
-        Where no room is left for one more scope, everything is halted.
+        Where no room is left for one more scope, everything is halted. Say whether more is to be done than before.
         """
         with self._turn():  # or two that halt at once choose the same place
             sector, known = self._find(scope)
@@ -209,21 +219,30 @@ class KillLatch:
                 record["at"] = known["at"]
                 record["open"] = unfinished or known["open"]
                 record["flat"] = known.get("flat", False)
+            before = (known["open"], known.get("exits", False)) if known else (False, False)
+            record["exits"] = exits or before[1]
             if sector is None:
                 sector, record["scope"] = _FIRM_SECTOR, FIRM
             self._put(sector, record)
+            return before != (record["open"], record["exits"])
 
     def flattened(self, scope: str) -> None:
-        """Note that another process has closed positions of a halted scope: the engine's book does not know."""
-        sector, known = self._find(scope)
-        if sector is not None and known is not None:
-            self._put(sector, {**known, "flat": True})
+        """Note that another process closes positions of a halted scope: the engine's book does not know."""
+        self._change(scope, flat=True, exits=True)
+
+    def closed(self, scope: str) -> None:
+        """Note that what was to be closed of a halted scope is through."""
+        self._change(scope, exits=False)
 
     def finish(self, scope: str) -> None:
         """Note that nothing of a halted scope works any more."""
-        sector, known = self._find(scope)
-        if sector is not None and known is not None:
-            self._put(sector, {**known, "open": False})
+        self._change(scope, open=False)
+
+    def _change(self, scope: str, **facts: bool) -> None:
+        with self._turn():  # of two that note something at once none is lost
+            sector, known = self._find(scope)
+            if sector is not None and known is not None:
+                self._put(sector, {**known, **facts})
 
     def lift(self, scope: str) -> None:
         """Halt a scope no longer; with everything, damaged records go, too: they halt everything."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from engine.clock import Clock, rfc3339
 from engine.errors import StoreError
@@ -56,19 +57,26 @@ class Latches:
         self._publisher.touch(tables.ENGINE, "engine")
         for account in self._hooks.accounts():
             self._publisher.touch(tables.ACCOUNTS, account)
-        try:
-            async with asyncio.timeout(
-                DURABLE_WITHIN_S
-            ):  # a hung disk must not hold up the cancels
-                await self._keep(after)
-        except (StoreError, OSError, TimeoutError) as error:
-            text = f"the latch of {scope} is in force but not durable: {error}"
-            self._hooks.alert("critical", "INTERNAL", "", text, scope)
+        await self._durable(scope, self._keep(after))
         if state in {TradingState.ACTIVE, TradingState.REDUCING}:
             self._hooks.loosened()
         severity = "critical" if state is TradingState.HALTED else "info"
         text = f"{scope} is {state.value}" + (f": {reason}" if reason else "")
         self._hooks.alert(severity, state.value.upper(), "", text, scope)
+
+    async def confirm(self, scope: str) -> None:
+        """Make durable what a press has added to a halt that stands already."""
+        await self._durable(scope, asyncio.to_thread(self._hooks.shared().sync))
+
+    async def _durable(self, scope: str, keeping: Coroutine[Any, Any, None]) -> None:
+        try:
+            async with asyncio.timeout(
+                DURABLE_WITHIN_S
+            ):  # a hung disk must not hold up the cancels
+                await keeping
+        except (StoreError, OSError, TimeoutError) as error:
+            text = f"the latch of {scope} is in force but not durable: {error}"
+            self._hooks.alert("critical", "INTERNAL", "", text, scope)
 
     async def _keep(self, latch: Latch) -> None:
         scope, state = latch.scope, latch.state

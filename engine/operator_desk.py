@@ -10,7 +10,7 @@ from typing import Any
 from engine import failpoints
 from engine.clock import rfc3339
 from engine.errors import CommandRefused, ConfigError, StoreError
-from engine.kill import KillRun, closed_outside
+from engine.kill import KillRun, closed_outside, tell_closed_outside
 from engine.kill_latch import GENERATION
 from engine.latches import DURABLE_WITHIN_S
 from engine.model import commands as c
@@ -288,10 +288,20 @@ class OperatorDesk:
         latch = engine.states.get(command.scope)
         if failpoints.ARMED:
             failpoints.hit("K27.before")
-        # A restart goes on with what is not through.
-        engine.shared.halt(command.scope, reason, by, rfc3339(engine.clock.now()), unfinished=True)
+        # A restart goes on with what is not through, and tells of positions that were to be closed.
+        exits = command.flatten and not closed_outside(engine, command.scope)
+        more = engine.shared.halt(
+            command.scope,
+            reason,
+            by,
+            rfc3339(engine.clock.now()),
+            unfinished=True,
+            exits=exits,
+        )
         if latch is None or latch.state is not TradingState.HALTED:
             await engine.latch(command.scope, TradingState.HALTED, reason, by)
+        elif more:
+            await engine.latches.confirm(command.scope)
         self._latched_ns = engine.clock.monotonic_ns()
         if failpoints.ARMED:
             failpoints.hit("K27.after")
@@ -303,7 +313,9 @@ class OperatorDesk:
             return self._killed(command.scope, before.count, flatten)
         if before is not None:
             before.stop()
-        flatten = flatten and not closed_outside(self._engine, command.scope)
+        if flatten and closed_outside(self._engine, command.scope):
+            tell_closed_outside(self._engine, command.scope)
+            flatten = False
         # Exits of a run that was cut short keep their ids: this one's are its own.
         run_id = f"{command.id[:40]}.{self._engine.clock.monotonic_ns():x}"
         run = KillRun(self._engine, self.by_hand, command.scope, run_id, flatten)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from copy import copy
 from decimal import Decimal
@@ -454,16 +454,17 @@ class OrdersByHand:
 
     def exits(self, scope: str, command_id: str) -> list[Order]:
         """Make the exit orders of a scope's positions (a strategy's are the symbols it has traded)."""
+        orders = (self._exit(state, symbol, command_id) for state, symbol in self.held(scope))
+        return [order for order in orders if order is not None]
+
+    def held(self, scope: str) -> Iterator[tuple[AccountState, str]]:
+        """Return the positions of a scope: account and symbol."""
         engine = self._engine
-        orders = []
         for state in engine.fleet.states.values():
             for symbol in sorted(engine.keeper.open_symbols(state.id)):
                 strategies = self._strategies(scope, state.id, symbol)
                 if any(self.in_scope(scope, state, symbol, strategy) for strategy in strategies):
-                    order = self._exit(state, symbol, command_id)
-                    if order is not None:
-                        orders.append(order)
-        return orders
+                    yield state, symbol
 
     def _strategies(self, scope: str, account: str, symbol: str) -> set[str]:
         if not scope.startswith("strategy:"):

@@ -311,7 +311,7 @@ def _out_of_band(
             say("NOT CLEAR: nothing could be canceled from here; cancel at the brokers.")
         return FAILED
     if outcomes and all(o.clear and o.broker != "paper" for o in outcomes):
-        _finish(home, args.scope)
+        _finish(home, args)
     from engine.kill_out_of_band import row
 
     return _tell(args, facts, [row(outcome) for outcome in outcomes])
@@ -352,10 +352,12 @@ def config_of(args: argparse.Namespace, home: Home) -> Config:
         shared.close()
 
 
-def _finish(home: Home, scope: str) -> None:
+def _finish(home: Home, args: argparse.Namespace) -> None:
     """Note that no engine has to go on with this."""
     shared = KillLatch(home.path / FILE)
-    shared.finish(scope)
+    shared.finish(args.scope)
+    if args.flatten:
+        shared.closed(args.scope)
     shared.sync()
     shared.close()
 
