@@ -20,6 +20,7 @@ from engine.model.identifiers import OPERATOR
 from engine.model.messages import ExecutionReport
 from engine.model.numbers import to_text
 from engine.model.order import Order
+from engine.risk.trading_state import FIRM
 
 if TYPE_CHECKING:
     from engine.execution.lane import Lane
@@ -80,6 +81,7 @@ class KillRun:
         self.over = False
         """Whether every account is clear."""
         self._closed = False  # its exits are durable
+        self._told_outside = False
         self.count = 0
         """Cancels asked for at the beginning."""
         self.exits_wait = False
@@ -114,10 +116,25 @@ class KillRun:
     async def _close(self) -> None:
         """Close the scope's positions. Exits are an operator's own orders: they pass the halt they belong to."""
         try:
-            await self._desk.send_by_hand(self._desk.exits(self._scope, self._command_id))
+            exits = self._desk.exits(self._scope, self._command_id)
+            await self._desk.send_by_hand(self._left_to_us(exits))
             self._closed = True
         except StoreError as error:
             self._engine.alert("critical", "INTERNAL", "", f"positions are not closed: {error}")
+
+    def _left_to_us(self, orders: list[Order]) -> list[Order]:
+        """Return those whose positions no other process closes; alert once if it closes some."""
+        scopes, states = closed_scopes(self._engine), self._engine.fleet.states
+        ours = [
+            order
+            for order in orders
+            if (state := states.get(order.account)) is None
+            or not any(self._desk.in_scope(scope, state, order.symbol) for scope in scopes)
+        ]
+        if len(ours) < len(orders) and not self._told_outside:
+            self._told_outside = True
+            tell_closed_outside(self._engine, self._scope)
+        return ours
 
     async def _close_later(self) -> None:
         await self._no_sweep()
@@ -292,7 +309,7 @@ class KillRun:
         self._engine.publisher.touch(tables.KILL, account)
         if self.flatten:
             await self._no_sweep()
-            await self._desk.close_rest(progress.canceled, self._command_id)
+            await self._desk.close_rest(self._left_to_us(progress.canceled), self._command_id)
             self._engine.publisher.touch(tables.KILL, account)
 
     async def _list(self, state: AccountState, progress: Progress) -> None:
@@ -377,10 +394,18 @@ class KillRun:
         }
 
 
+def closed_scopes(engine: TradingEngine) -> list[str]:
+    """Return the scopes whose positions another process closes, or has closed since their halts."""
+    return [record["scope"] for record in engine.shared.halts() if record.get("flat")]
+
+
 def closed_outside(engine: TradingEngine, scope: str) -> bool:
-    """Say whether another process closes a scope's positions, or has closed them since its halt."""
-    known = engine.shared.of(scope)
-    return known is not None and bool(known.get("flat"))
+    """Say whether all positions of a scope are left to another process."""
+    wider = {FIRM, scope}
+    kind, _, name = scope.partition(":")
+    if kind == "account" and (state := engine.fleet.states.get(name)) is not None:
+        wider.add(f"broker:{state.broker}")
+    return not wider.isdisjoint(closed_scopes(engine))
 
 
 def tell_closed_outside(engine: TradingEngine, scope: str) -> None:

@@ -26,6 +26,11 @@ class Act:
     """Only connect and list; nothing is latched and nothing sent."""
     give_up_s: float = GIVE_UP_S
 
+    @property
+    def closes(self) -> bool:
+        """Say whether it closes positions: what a strategy holds of one is not known outside the engine."""
+        return self.flatten and not self.scope.startswith("strategy:")
+
 
 @dataclass(frozen=True, slots=True)
 class Pressed:
@@ -50,7 +55,7 @@ def latch(home: Path, act: Act, *, taken: bool = True) -> Pressed:
     try:
         now = rfc3339(datetime.now(UTC))
         shared.halt(act.scope, act.reason, act.by, now, unfinished=True)
-        if act.flatten:
+        if act.closes:
             shared.flattened(act.scope)
         press = shared.press(taken=taken)
         shared.sync()

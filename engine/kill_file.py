@@ -87,13 +87,27 @@ class KillFile:
     async def _carry_out(self, records: list[Record], press: int) -> None:
         """Write the rows of halts, and cancel where that is not through (the other process may be at it, too)."""
         for record in records:
-            if record["open"]:
-                reason = record["reason"] or "kill switch"
-                await self._kill(record["scope"], reason)
-            await self._engine.latch(
-                record["scope"], TradingState.HALTED, record["reason"], record["by"]
-            )
+            await self._go_on(record)
+            await self._halt(record)
         self._shared.words[CARRIED] = press
+
+    async def _resume(self, records: list[Record], press: int) -> None:
+        """Cancel what an earlier process has not brought to its end; its halts have their rows, and were told."""
+        for record in records:
+            await self._go_on(record)
+            known = self._engine.states.get(record["scope"])  # armed again: nothing
+            if known is not None and not known.reason.startswith(record["reason"]):
+                await self._halt(record)  # another one had come in its place
+        self._shared.words[CARRIED] = press
+
+    async def _halt(self, record: Record) -> None:
+        await self._engine.latch(
+            record["scope"], TradingState.HALTED, record["reason"], record["by"]
+        )
+
+    async def _go_on(self, record: Record) -> None:
+        if record["open"]:
+            await self._kill(record["scope"], record["reason"] or "kill switch")
 
     async def _kill(self, scope: str, reason: str) -> None:
         number = f"{self._engine.clock.monotonic_ns():x}"
@@ -110,9 +124,7 @@ class KillFile:
         self._shared.seen = self._shared.words[GENERATION]
         for record in self._shared.halts():
             if not self._halted(record):  # the journal may be an older one
-                await self._engine.latch(
-                    record["scope"], TradingState.HALTED, record["reason"], record["by"]
-                )
+                await self._halt(record)
         for latch in self._engine.states.latches():
             if latch.state is TradingState.HALTED and self._shared.of(latch.scope) is None:
                 self._shared.halt(latch.scope, latch.reason, latch.by, latch.at)
@@ -133,7 +145,7 @@ class KillFile:
         self._tell_unclosed()
         unfinished = [record for record in self._shared.halts() if record["open"]]
         self._shared.words[SEEN] = self._shared.seen
-        self._engine.spawn(self._carry_out(unfinished, self._shared.seen), "kill-latch")
+        self._engine.spawn(self._resume(unfinished, self._shared.seen), "kill-latch")
         self._task = self._engine.task(self._watch(), "kill-file")
 
     def _tell_unclosed(self) -> None:

@@ -242,9 +242,10 @@ class OutOfBandKill:
             }
             for order in exits
         ]
-        if self._outside is not None and not self._no_note:
+        if self._outside is not None and self.shared is not None and not self._no_note:
             try:
                 await asyncio.to_thread(self._outside.note, rows)
+                await asyncio.to_thread(self.shared.sync)  # and that positions are closed outside
             except OSError as error:
                 self._no_note = error.strerror or str(error)
         await self._no_sweep()
@@ -275,7 +276,11 @@ class OutOfBandKill:
         orders = self._books.orders[account]
         # Hardly any is looked up: the first cancels wait for this.
         self._no_exits.update(o.cl_ord_id for o in orders if o.source != OPERATOR or not o.reducing)
-        exits = self._exits(order.cl_ord_id for order in orders)
+        names = [order.cl_ord_id for order in orders]
+        try:
+            exits = self._exits(names)
+        except StoreError:  # the broker's list shows them again: then it is asked again, or told
+            exits = set(names) - self._no_exits
         for order in orders:
             if self._within(order.symbol, order.strategy) and order.cl_ord_id not in exits:
                 found[order.cl_ord_id] = order
@@ -285,19 +290,20 @@ class OutOfBandKill:
         """Return those that pass this halt: exits an operator, or a flatten, has sent since the press, here or there.
 
         None where this act closes positions itself: it takes over, and two exits would close a position twice.
+
+        Raises:
+            StoreError: the journal cannot be read.
         """
         unknown = set(cl_ord_ids) - self._no_exits
         if self._act.flatten or not unknown:
             return set()
-        noted = unknown & (self._outside.of() if self._outside is not None else set())
-        try:
-            exits = self._books.exits_by_hand(unknown, self._pressed_at)
-        except StoreError as error:
-            self.problem = str(error)
-            return noted
-        exits |= noted
+        noted = self._noted(unknown)
+        exits = noted | self._books.exits_by_hand(unknown - noted, self._pressed_at)
         self._no_exits |= unknown - exits
         return exits
+
+    def _noted(self, cl_ord_ids: set[str]) -> set[str]:
+        return set() if self._outside is None else cl_ord_ids & self._outside.of()
 
     def position(self, account: str, symbol: str) -> Decimal:
         """Return what the journal says is held of ours."""
@@ -309,8 +315,18 @@ class OutOfBandKill:
         return self._kind != "strategy" or strategy == self._name
 
     def of_scope(self, listed: list[ExecutionReport]) -> list[ExecutionReport]:
-        """Return the listed orders that are to go: all, or where the scope is a symbol or strategy, ours of it."""
-        exits = self._exits(report.cl_ord_id for report in listed)
+        """Return the listed orders that are to go: all, or where the scope is a symbol or strategy, ours of it.
+
+        Raises:
+            StoreError: the journal cannot be read, and without it nothing of such a scope is known.
+        """
+        try:
+            exits = self._exits(report.cl_ord_id for report in listed)
+        except StoreError as error:
+            if not self.whole_accounts:
+                raise
+            self.problem = str(error)
+            exits = self._noted({report.cl_ord_id for report in listed})
         listed = [report for report in listed if report.cl_ord_id not in exits]
         if self.whole_accounts:
             return listed
@@ -334,7 +350,7 @@ class OutOfBandKill:
     @property
     def closes_whole(self) -> bool:
         """Say whether what is held of a symbol is wholly in the scope (a strategy's part of it is not known)."""
-        return self._kind != "strategy"
+        return self._act.closes
 
 
 def row(outcome: Outcome) -> dict[str, Any]:

@@ -328,7 +328,7 @@ async def _cancel(
     try:
         kill = OutOfBandKill(home, config_of(args, home), act, pressed)
         if shared is not None:
-            if args.flatten:
+            if act.closes:
                 shared.flattened(args.scope)
             kill.stands = lambda: shared.stands(args.scope)
             kill.shared = shared
