@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from engine.kill_latch import GENERATION, KillLatch
+from engine.clock import rfc3339
+from engine.kill_latch import FIRM, GENERATION, KillLatch
 from engine.model.account_state import AccountState
+from engine.model.enums import TradingState
 from engine.model.identifiers import OPERATOR
 from engine.model.order import Order
 from engine.portfolio.position_keeper import PositionKeeper
@@ -73,6 +75,23 @@ class Gate:
             f"symbol:{order.symbol}",
         )
         if may_send(latch, reducing=order.reducing, manual=order.source == OPERATOR):
-            return None
+            halted = latch is not None and latch.state is TradingState.HALTED
+            return self._closed_outside(order, state) if halted else None
         assert latch is not None
         return refusal(latch)
+
+    def _closed_outside(self, order: Order, state: AccountState) -> Reason | None:
+        """Refuse an exit made before another process began to close its position: the book does not know of that."""
+        scopes = {
+            FIRM,
+            f"account:{order.account}",
+            f"broker:{state.broker}",
+            f"symbol:{order.symbol}",
+        }
+        made = ""
+        for record in self._shared.halts():
+            if record.get("flat") and record["scope"] in scopes:
+                made = made or rfc3339(order.created_at)
+                if made < record["flat"]:
+                    return "HALTED", "its position was closed outside the engine"
+        return None

@@ -56,7 +56,7 @@ def latch(home: Path, act: Act, *, taken: bool = True) -> Pressed:
         now = rfc3339(datetime.now(UTC))
         shared.halt(act.scope, act.reason, act.by, now, unfinished=True)
         if act.closes:
-            shared.flattened(act.scope)
+            shared.flattened(act.scope, now)
         press = shared.press(taken=taken)
         shared.sync()
         record = shared.of(act.scope)

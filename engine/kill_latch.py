@@ -192,8 +192,8 @@ class KillLatch:
     def halts(self) -> list[Record]:
         """Return what is halted: ``scope``, ``reason``, ``by``, ``at``, and ``open`` while its cancels are not through.
 
-        ``exits`` while positions are still to be closed; ``flat``: another process does or did. A damaged record counts
-        as a halt of everything.
+        ``exits`` while positions are still to be closed; ``flat``: since when another process does, if one did.
+        A damaged record counts as a halt of everything.
         """
         found = [self._get(sector) for sector in range(_FIRM_SECTOR, SECTORS)]
         return [record for record in found if record is not None]
@@ -218,7 +218,7 @@ class KillLatch:
             if known is not None:
                 record["at"] = known["at"]
                 record["open"] = unfinished or known["open"]
-                record["flat"] = known.get("flat", False)
+                record["flat"] = known.get("flat", "")
             before = (known["open"], known.get("exits", False)) if known else (False, False)
             record["exits"] = exits or before[1]
             if sector is None:
@@ -226,9 +226,11 @@ class KillLatch:
             self._put(sector, record)
             return before != (record["open"], record["exits"])
 
-    def flattened(self, scope: str) -> None:
-        """Note that another process closes positions of a halted scope: the engine's book does not know."""
-        self._change(scope, flat=True, exits=True)
+    def flattened(self, scope: str, at: str) -> None:
+        """Note that another process closes positions of a halted scope from now (``at``): the engine's book does not
+        know, and no exit made before may leave any more.
+        """
+        self._change(scope, flat=at, exits=True)
 
     def closed(self, scope: str) -> None:
         """Note that what was to be closed of a halted scope is through."""
@@ -238,7 +240,7 @@ class KillLatch:
         """Note that nothing of a halted scope works any more."""
         self._change(scope, open=False)
 
-    def _change(self, scope: str, **facts: bool) -> None:
+    def _change(self, scope: str, **facts: bool | str) -> None:
         with self._turn():  # of two that note something at once none is lost
             sector, known = self._find(scope)
             if sector is not None and known is not None:

@@ -10,6 +10,7 @@ import os
 import re
 import time
 import uuid
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.home import TOKEN_VARIABLE, Home
@@ -321,6 +322,7 @@ async def _cancel(
     args: argparse.Namespace, home: Home, pressed: Pressed
 ) -> tuple[list[Outcome], float]:
     from engine.cli.common import complain
+    from engine.clock import rfc3339
     from engine.kill_out_of_band import OutOfBandKill
 
     act = Act(args.scope, args.reason, "kill command", args.flatten)
@@ -329,7 +331,7 @@ async def _cancel(
         kill = OutOfBandKill(home, config_of(args, home), act, pressed)
         if shared is not None:
             if act.closes:
-                shared.flattened(args.scope)
+                shared.flattened(args.scope, rfc3339(datetime.now(UTC)))
             kill.stands = lambda: shared.stands(args.scope)
             kill.shared = shared
         outcomes = await kill.run()

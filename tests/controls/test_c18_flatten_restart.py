@@ -102,13 +102,13 @@ async def test_a_process_beside_that_closes_takes_it_over(tmp_path) -> None:
     with closing(KillLatch(tmp_path / FILE)) as shared:
         assert shared.halt(FIRM, "r", "a", "2026-01-01T00:00:00Z", exits=True)
         assert not shared.halt(FIRM, "r", "b", "2026-01-02T00:00:00Z", exits=True)
-        shared.flattened(FIRM)
+        shared.flattened(FIRM, "2026-01-02T00:00:00Z")
         shared.halt(FIRM, "r", "a", "2026-01-03T00:00:00Z")
         record = shared.of(FIRM)
         assert record is not None
         assert (record["at"], record["flat"], record["exits"]) == (
             "2026-01-01T00:00:00Z",
-            True,
+            "2026-01-02T00:00:00Z",
             True,
         )
         shared.closed(FIRM)

@@ -488,7 +488,7 @@ async def test_positions_closed_outside_are_not_closed_again(tmp_path, sim) -> N
         await w.send(id="s-1")
         await eventually(lambda: w.position("A-001") == Decimal(1))
         await w.command("kill")
-        w.engine.shared.flattened(FIRM)
+        w.engine.shared.flattened(FIRM, "2026-01-01T00:00:00Z")
         assert (await w.command("kill", flatten=True))["flatten"] is False
         await cleared_orders(w)
         assert w.position("A-001") == 1

@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from engine import kill_latch, kill_out_of_band
+from engine.clock import rfc3339
 from engine.errors import StoreError
 from engine.home import Home
 from engine.kill_act import Act, Pressed, latch
@@ -108,7 +110,7 @@ async def test_exits_that_wait_are_not_sent_once_another_process_closed_the_posi
 ) -> None:
     async with waiting(tmp_path, monkeypatch) as (w, sim, beside):
         posted = len(requests(sim, "POST"))
-        beside.flattened(FIRM)
+        beside.flattened(FIRM, "2026-01-01T00:00:00Z")
         beside.end_sweep(proven=True)
         run = next(iter(w.engine.operator.kill_runs.values()))
         await eventually(lambda: run.over)
@@ -213,7 +215,7 @@ async def flattening(
     """Close positions as a process beside the engine does, with a latch of its own."""
     await eventually(lambda: read_books(w).positions, what="the journal has the position")
     with closing(KillLatch(w.path / FILE)) as shared:
-        shared.flattened(act.scope)
+        shared.flattened(act.scope, rfc3339(datetime.now(UTC)))
         kill = OutOfBandKill(Home(w.path), w.engine.config, act, pressed)
         kill.shared = shared
         task = asyncio.create_task(kill.run())
@@ -250,7 +252,7 @@ async def test_an_engine_that_moves_again_cancels_no_exit_sent_meanwhile(tmp_pat
             await resting_late(w, sim)
             await moves_again(w)
             run = await eventually(lambda: w.engine.operator.kill_runs.get(FIRM))
-            await eventually(lambda: run.row("A-001")["verified_at"])
+            await eventually(lambda: (run.row("A-001") or {}).get("verified_at"))
             assert (sells(sim), sim.summary()["open_orders"]) == ([OrderStatus.NEW], 1)
             row = run.row("A-001")
             assert (row["cancels_sent"], row["working"]) == (1, 0)
@@ -499,3 +501,28 @@ async def test_a_press_found_at_the_start_is_told_once(tmp_path) -> None:
             assert [(alert["text"], alert["count"]) for alert in told] == [
                 ("all is halted: test", 1)
             ]
+
+
+async def test_an_exit_that_has_not_left_when_another_process_takes_over_does_not_leave(
+    tmp_path,
+) -> None:
+    """The engine hung with it in hand; when it moves, the position is closed, and its book does not know."""
+    async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w, hanging(w):
+        await w.send(id="held")
+        await eventually(lambda: w.position("A-001") == 1)
+        pressed = latch(w.path, ALL)
+        lane = w.engine.dispatcher.lanes["A-001"]
+        lane.limit.pause(3600, w.engine.clock.monotonic_ns())
+        await w.command("kill", flatten=True)
+        [exit_] = [order for order in w.engine.orders.working() if order.reducing]
+        async with flattening(w, pressed) as task:
+            [outcome] = await task
+        assert (outcome.residual, sells(sim)) == ({}, [OrderStatus.FILLED])
+        lane.limit.paused_until_ns = 0
+        lane.pump()
+        await eventually(lambda: exit_.status.terminal)
+        assert (exit_.status, exit_.code) == (OrderStatus.DENIED, "HALTED")
+        assert "closed outside the engine" in exit_.text
+        assert sells(sim) == [OrderStatus.FILLED]
+        await w.command("close_position", account="A-001", symbol="AAPL")
+        await eventually(lambda: len(sells(sim)) == 2, what="a person who has looked may close")
