@@ -88,10 +88,10 @@ class Gate:
             f"broker:{state.broker}",
             f"symbol:{order.symbol}",
         }
-        made = ""
         for record in self._shared.halts():
-            if record.get("flat") and record["scope"] in scopes:
-                made = made or rfc3339(order.created_at)
-                if made < record["flat"]:
-                    return "HALTED", "its position was closed outside the engine"
+            since = record.get("flat")  # earlier versions did not note since when
+            if not isinstance(since, str) or record["scope"] not in scopes:
+                continue
+            if rfc3339(order.created_at) < since:
+                return "HALTED", "its position was closed outside the engine"
         return None

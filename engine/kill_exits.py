@@ -75,7 +75,12 @@ class KillExits:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         flags |= getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
         file = os.open(self._path, flags, 0o600)
-        if not try_lock(file):
+        try:
+            mine = try_lock(file)
+        except OSError:
+            os.close(file)
+            raise
+        if not mine:
             os.close(file)
             return False
         self._file = file

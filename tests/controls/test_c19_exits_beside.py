@@ -526,3 +526,16 @@ async def test_an_exit_that_has_not_left_when_another_process_takes_over_does_no
         assert sells(sim) == [OrderStatus.FILLED]
         await w.command("close_position", account="A-001", symbol="AAPL")
         await eventually(lambda: len(sells(sim)) == 2, what="a person who has looked may close")
+
+
+async def test_a_mark_without_a_time_of_an_earlier_version_keeps_no_exit_by_hand_back(
+    tmp_path,
+) -> None:
+    async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w, hanging(w):
+        await w.send(id="held")
+        await eventually(lambda: w.position("A-001") == 1)
+        latch(w.path, ALL)
+        w.engine.shared._change(FIRM, flat=True)
+        await w.command("kill")
+        await w.command("close_position", account="A-001", symbol="AAPL")
+        await eventually(lambda: w.position("A-001") == 0)
