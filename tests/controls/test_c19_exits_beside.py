@@ -359,7 +359,7 @@ async def test_exits_that_cannot_be_noted_are_sent_and_it_is_said(tmp_path) -> N
         async with flattening(w, latch(w.path, FLATTEN)) as task:
             [outcome] = await task
             assert (outcome.residual, outcome.clear) == ({}, True)
-            assert outcome.error.startswith("its exits are not noted (Is a directory)")
+            assert outcome.error.startswith("its exits are not noted (")
 
 
 # ---- positions that another process closes --------------------------------------------------------------------------
