@@ -213,6 +213,7 @@ class TablePanel(Panel):
         self.count.setAccessibleName(f"{self.TITLE}: rows")
         self.sort_by(*self.SORT)
         self.model.attach(self.TABLE)
+        self.model.searched = self.tick
         desk.registry.add(
             Command(f"{self.NAME}.views", f"Views of {self.TITLE}…", self.views_button.showMenu,
                     "saved filter columns order", "V", "Tables", scope=self.view,
@@ -295,7 +296,9 @@ class TablePanel(Panel):
         self.model.tick()
         shown, all_rows = len(self.model.order), len(self.model.rows)
         text = f"{shown}" if shown == all_rows else f"{shown} of {all_rows}"
-        if self.model.waiting:
+        if self.model.searching:
+            text = f"{text}  Searching…"
+        elif self.model.waiting:
             text = f"{text}  +{len(self.model.waiting)} waiting"
         if above := self.view.above():
             text = f"{text}  {fmt.UP}{above} above"

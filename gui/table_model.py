@@ -3,15 +3,18 @@
 Raw rows stay as they came; text is made only for cells that are looked at, and kept until the row changes; only
 cells that look different then are told. The model keeps its own order: new rows and new sort values move rows at
 most three times a second, and never while the pointer is over the table or a menu is open on it, so nothing slides
-under a click.
+under a click. A large table is filtered and sorted in slices (``gui.slices``): the first hits are shown at once, a new
+order when it is whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
+from math import inf
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from PySide6.QtCore import (
     QAbstractTableModel,
@@ -26,6 +29,8 @@ from PySide6.QtWidgets import QWidget
 from engine.client import Row
 from engine.sheets import safe_cell
 from gui import formatting as fmt
+from gui import table_order
+from gui.slices import Slices
 from gui.table_filter import Filter, Texts, parse
 from gui.table_look import Changes, Column, Look
 from gui.theme import active
@@ -45,6 +50,10 @@ RESORT_S = 0.34
 LOOK_AGAIN_S = 1.0
 SLOW_TICKS = 4
 MOST_LOOKS = 512  # several screens of rows
+AT_ONCE: Final = 2_000
+"""So many rows are filtered and sorted at once; of more, what can be done in ``FIRST_S``, the rest in slices."""
+FIRST_S: Final = 0.008
+MORE_S: Final = 0.1  # between two times that further hits are shown: each paints the whole
 _ONE_CELL = str.maketrans("\t\r\n", "   ")
 
 
@@ -67,6 +76,23 @@ class Source(Protocol):
     def animate(self, step: Callable[[float], bool]) -> None:
         """Call ``step`` once a frame until it says it is done."""
         ...
+
+
+@dataclass(slots=True)
+class Search:
+    """A search in slices. ``left``: the keys still to be looked at. ``found``: hits that are not shown yet.
+
+    ``shown_at``: when hits were shown last (monotonic seconds).
+    """
+
+    left: list[str] = field(default_factory=list)
+    found: dict[str, None] = field(default_factory=dict)
+    shown_at: float = -inf
+
+    @property
+    def blank(self) -> bool:
+        """Say whether nothing of it is shown yet."""
+        return self.shown_at == -inf
 
 
 class TableModel(QAbstractTableModel):
@@ -99,6 +125,13 @@ class TableModel(QAbstractTableModel):
         self.lively = False  # a cell in sight shows tenths of a second
         self.waiting: dict[str, None] = {}
         self.leaving: dict[str, None] = {}  # changed so that they are not kept any more
+        self.searched: Callable[[], object] = bool  # called when the last hits of a search are in
+        self.searching = False  # rows are still to be looked at: what is shown are the first hits
+        self._slices = Slices(self)
+        self._search = Search()
+        self._whole: dict[str, int] = {}  # as ``pos`` was when a filter came; empty: unknown
+        self._came: dict[str, None] = {}  # rows that are none of these
+        self._ordered = True  # no order that was asked for is still being made
         self._looks: dict[str, Look] = {}
         self._values: dict[
             str, tuple[Any, ...]
@@ -134,14 +167,24 @@ class TableModel(QAbstractTableModel):
     def load(self) -> None:
         """Take every row anew (first connection, reconnection)."""
         self._values.clear()
+        self._show_all()
+
+    def _show_all(self) -> None:
+        """Filter and sort every row at once."""
+        self._give_up()
+        self._whole = {}
+        self._ordered = True
         self._show(self._arranged(self._belonging(self.rows)))
 
     def _show(self, order: list[str]) -> None:
-        self.beginResetModel()
         self._looks.clear()
         self._flashes.clear()
         self.waiting.clear()
         self.leaving.clear()
+        self._reset(order)
+
+    def _reset(self, order: list[str]) -> None:
+        self.beginResetModel()
         self._set_order(order)
         self.endResetModel()
 
@@ -165,7 +208,11 @@ class TableModel(QAbstractTableModel):
                 self._apply_one(key, at, span, seen)
             else:
                 self._values.pop(key, None)  # kept for when the filter lets it in again
-                if key not in self.waiting and self._passes(self.rows[key]):
+                if self._whole and key not in self._whole:
+                    self._came[key] = None
+                if key in self._search.found:
+                    self._judge_again(key)
+                elif key not in self.waiting and self._passes(self.rows[key]):
                     fresh.append(key)
         self._tell(seen)
         self._remove(removed)
@@ -252,8 +299,8 @@ class TableModel(QAbstractTableModel):
             if self.waiting:
                 self._admit()
             due = self._sort_due and self.sorting and now - self._sorted_at >= RESORT_S
-            if due and not self.order_held():
-                self.resort()
+            if due and not self._slices.busy and not self.order_held():
+                self._begin_order(asked=False)
         return self._restless()
 
     def _fade(self, now: float) -> None:
@@ -275,7 +322,8 @@ class TableModel(QAbstractTableModel):
 
         Rows without seconds in them are looked at every fourth time; ``whole``: now.
         """
-        if self.filter.timed and monotonic() - self._looked_at >= LOOK_AGAIN_S:
+        again = self.filter.timed and not self.searching
+        if again and monotonic() - self._looked_at >= LOOK_AGAIN_S:
             self._look_again()
         self.lively = False
         live = [at for at in self._live_columns if self.column_in_sight(at)]
@@ -312,8 +360,8 @@ class TableModel(QAbstractTableModel):
             self.apply((), ())
 
     def _admit(self) -> None:
-        """Insert rows that came, in one batch; they wait while the order is frozen."""
-        if self.order and self.frozen():
+        """Insert rows that came, in one batch; they wait while the order is frozen, and for the end of a search."""
+        if self.searching or (self.order and self.frozen()):
             return
         fresh = [key for key in self.waiting if key in self.rows and self._kept(key)]
         self.waiting.clear()
@@ -333,6 +381,9 @@ class TableModel(QAbstractTableModel):
         rows = []
         for key in keys:
             self.waiting.pop(key, None)
+            self._search.found.pop(key, None)
+            if key not in self.rows:  # else it is only not shown any more
+                self._came.pop(key, None)
             self._looks.pop(key, None)
             self._values.pop(key, None)
             self._flashes.pop(key, None)
@@ -341,7 +392,8 @@ class TableModel(QAbstractTableModel):
         if not rows:
             return
         if len(rows) > 64:
-            self.load()
+            gone = set(rows)
+            self._reset([key for at, key in enumerate(self.order) if at not in gone])
             return
         for at in sorted(rows, reverse=True):
             self.beginRemoveRows(QModelIndex(), at, at)
@@ -369,27 +421,31 @@ class TableModel(QAbstractTableModel):
         row, columns = self.rows[key], self.columns
         return tuple([columns[column].sort_value(row) for column, _ in self.sorting])
 
+    def _known_value(self, key: str) -> tuple[Any, ...]:
+        """Return what a row is ordered by, as of the last look; of one that has gone meanwhile nothing."""
+        found = self._values.get(key)
+        if found is None:
+            if key not in self.rows:
+                return (None,) * len(self.sorting)
+            found = self._values[key] = self._value_of(key)
+        return found
+
+    def _sorting(self, keys: list[str]) -> table_order.Sorting:
+        return table_order.sort(keys, self._known_value, [down for _, down in self.sorting])
+
     def _sorted(self, keys: list[str]) -> list[str]:
-        """Sort by the chosen columns, the last first; rows without a value come last either way."""
-        values, ordered = self._values, keys
-        for key in keys:
-            if key not in values:
-                values[key] = self._value_of(key)
-        for level, (_, descending) in reversed(list(enumerate(self.sorting))):
-            known = [key for key in ordered if values[key][level] is not None]
-            lacking = [key for key in ordered if values[key][level] is None]
-            known.sort(key=lambda key, level=level: values[key][level], reverse=descending)  # type: ignore[misc]
-            ordered = known + lacking
-        return ordered
+        """Sort by the chosen columns; rows without a value come last either way."""
+        work = self._sorting(keys)
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                ordered: list[str] = end.value
+                return ordered
 
     def _in_order(self, upper: str, lower: str) -> bool:
-        values = zip(self._values.get(upper, ()), self._values.get(lower, ()), strict=False)
-        for (one, other), (_, descending) in zip(values, self.sorting, strict=False):
-            if one is None or other is None:
-                return other is None
-            if one != other:
-                return bool(one > other if descending else one < other)
-        return True
+        one, other = self._values.get(upper, ()), self._values.get(lower, ())
+        return table_order.in_order(one, other, [down for _, down in self.sorting])
 
     def _passes(self, row: Row) -> bool:
         if self.keep is not None and not self.keep(row):
@@ -397,10 +453,37 @@ class TableModel(QAbstractTableModel):
         return self.filter.holds(row)
 
     def resort(self) -> None:
-        """Put rows in order now, keeping selection and scroll with the rows."""
+        """Put rows in order now, keeping selection and scroll with the rows; many rows a few frames later."""
+        self._begin_order(asked=True)
+
+    def _begin_order(self, *, asked: bool) -> None:
+        """Begin to put rows in order. ``asked``: by the user, so that it is not given up because rows are held."""
+        self._ordered = self._ordered and not asked
+        if self.searching:  # in the order of before: once more, in this one
+            self._look_through([*dict.fromkeys([*self._so_far(), *self.waiting])], False)
+            return
         self._sort_due = False
         self._sorted_at = monotonic()
-        order = self._sorted(list(self.order)) if self.sorting else list(self.order)
+        self._slices.begin(self._order_rows(asked), inf if len(self.order) <= AT_ONCE else FIRST_S)
+
+    def _order_rows(self, asked: bool) -> Iterator[None]:
+        before = self.order.copy()
+        order = (yield from self._sorting(before)) if self.sorting else before
+        if not asked and (self.frozen() or self.order_held()):
+            self._sort_due = True
+            return
+        self._ordered = True
+        self._sorted_at = monotonic()
+        if self.order != before:  # rows came or went meanwhile
+            order = [key for key in order if key in self.pos]
+            have = set(order)
+            came = [key for key in self.order if key not in have]
+            order = came + order if self.descending else order + came
+            self._sort_due = True
+        self._swap(order)
+
+    def _swap(self, order: list[str]) -> None:
+        """Show the same rows in another order."""
         if order == self.order:
             return
         self.layoutAboutToBeChanged.emit()
@@ -422,25 +505,140 @@ class TableModel(QAbstractTableModel):
         """Sort by several columns: each with whether from the top down, first things first."""
         self.sorting = sorting
         self._values.clear()
+        self._whole = {}
         self.resort()
 
     def set_filter(self, text: str) -> None:
         """Show only rows for which a filter holds (``gui.table_filter``).
 
-        Of a filter that narrows the one before, only the rows it showed are asked, and they are in order.
+        Of a filter that narrows the one before, only the rows it showed are asked, and they are in order. Of a large
+        table the first hits are shown now, the others as they are found (``searching``, ``searched``).
         """
         wider, self.filter_text = self.filter, text.strip()
         self.filter = parse(self.filter_text, self.columns, self.texts)
         self._spare_texts()
-        if self.filter.narrows(wider) and not (self.waiting or self.leaving or self._sort_due):
+        narrower = self.filter.narrows(wider)
+        unsettled = self.waiting or self.leaving or self._sort_due or self._slices.busy
+        if len(self.rows) > AT_ONCE:
+            self._begin_search(wider, narrower)
+        elif narrower and not unsettled:
             self._show(self._belonging([key for key in self.order if key in self.rows]))
         else:
-            self._show(self._arranged(self._belonging(self.rows)))
+            self._show_all()
+
+    # --- a search in slices -------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Do now what is left of a search or a sort: for what needs every row that belongs here."""
+        self._slices.finish()
+
+    def _give_up(self) -> None:
+        """Give up a search or a sort that is at work."""
+        self._sort_due = self._sort_due or self._slices.busy
+        self._slices.drop()
+        self.searching = False
+        self._search = Search()
+
+    def _so_far(self) -> list[str]:
+        """Return the hits of this search, and what it has not come to yet."""
+        return [*self.order, *self._search.found, *self._search.left]
+
+    def _begin_search(self, wider: Filter, narrower: bool) -> None:
+        """Look through the rows that the filter may show; ``wider`` is the filter of before."""
+        if not (self.searching or wider.fields or wider.words):
+            self._whole = self.pos if self._ordered else {}
+            self._came = self._not_shown()
+        self._look_through(*self._candidates(narrower))
+
+    def _not_shown(self) -> dict[str, None]:
+        """Return the rows that are not shown though there is no filter."""
+        if self.keep is None:
+            return self.waiting.copy()
+        return {key: None for key in self.rows if key not in self.pos}
+
+    def _look_through(self, keys: list[str], in_order: bool) -> None:
+        self._give_up()
+        self._ordered = self._ordered and in_order
+        self.searching, self._search.left = True, keys
+        self._slices.begin(self._look(keys, in_order), FIRST_S)
+        if self._search.blank:
+            self._publish()
+
+    def _candidates(self, narrower: bool) -> tuple[list[str], bool]:
+        """Return the keys to look at, and whether they are in order; some may have gone."""
+        if narrower:
+            known = self._so_far()
+            have = set(known) if self.waiting else set()
+            came = [key for key in self.waiting if key not in have and key in self.rows]
+        else:
+            known = list(self._whole)
+            came = list(self._came if known else self.rows)
+        if not self.sorting:
+            return [*known, *came], True
+        in_order = self._ordered and len(came) <= AT_ONCE
+        # What has changed while the filter did not show it stands where it stood: it is put in order in the end.
+        self._sort_due = self._sort_due or not narrower or bool(came)
+        if in_order:
+            came = self._sorted(came)
+        return ([*came, *known] if self.descending else [*known, *came]), in_order
+
+    def _look(self, keys: list[str], in_order: bool) -> Iterator[None]:
+        if not in_order:
+            keys = yield from self._sorting(keys)
+            self._ordered = True
+        for at in range(0, len(keys), table_order.BLOCK):
+            block = keys[at : at + table_order.BLOCK]
+            hits = self._belonging([key for key in block if key in self.rows])
+            self._search.found.update(dict.fromkeys(hits))
+            if self._slices.over():
+                self._search.left = keys[at + table_order.BLOCK :]
+                many = len(self._search.found) >= table_order.RUN
+                if many or monotonic() - self._search.shown_at >= MORE_S:
+                    self._publish()
+                yield
+        self._search.left = []
+        self._publish()
+        yield  # who was told may have begun another
+        self._end_search()
+
+    def _publish(self) -> None:
+        """Show the next hits: instead of what was shown before, then below the others."""
+        search = self._search
+        keys, search.found = list(search.found), {}
+        if self.sorting and not all(map(self._values.__contains__, keys)):
+            self._sort_due = True  # changed while the filter did not show them
+        blank, search.shown_at = search.blank, monotonic()
+        if blank:
+            self._show(keys)
+        elif keys:
+            for key in keys if self.waiting else ():
+                self.waiting.pop(key, None)
+            first = len(self.order)
+            self.beginInsertRows(QModelIndex(), first, first + len(keys) - 1)
+            self.order += keys
+            self.pos.update(zip(keys, range(first, len(self.order)), strict=True))
+            self.endInsertRows()
+
+    def _judge_again(self, key: str) -> None:
+        """Take the change of a hit that is not shown yet."""
+        if not self._passes(self.rows[key]):
+            del self._search.found[key]
+
+    def _end_search(self) -> None:
+        self.searching = False
+        if not (self.filter.fields or self.filter.words):
+            self._whole = {}  # it is all shown again
+        self._admit()
+        if self._sort_due and not self.frozen() and not self.order_held():
+            self._begin_order(asked=False)
+        if self._restless():
+            self.store.animate(self.step)
+        self.searched()
 
     def read_ahead(self, seconds: float) -> bool:
         """Write the texts a filter looks into, for so long; say whether some are left. ``rest`` ends it."""
         if self._unread is None:
-            self._unread = iter(list(self.rows))
+            self._unread = iter([*self.order, *self.rows])  # from the top, as they are looked at
         until = monotonic() + seconds
         for key in self._unread:
             if key in self.rows:

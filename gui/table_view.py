@@ -189,6 +189,9 @@ class TableView(QTableView):
     def select_key(self, key: str) -> bool:
         """Select a row and bring it into sight; says whether it is there."""
         at = self.table.pos.get(key)
+        if at is None and self.table.searching:
+            self.table.finish()
+            at = self.table.pos.get(key)
         if at is None:
             return False
         index = self.table.index(at, 0)
@@ -196,6 +199,11 @@ class TableView(QTableView):
         self.selectionModel().setCurrentIndex(index, ONLY_THIS_ROW)
         self.scrollTo(index)
         return True
+
+    def selectAll(self) -> None:
+        """Select every row, those too that a search has not come to yet."""
+        self.table.finish()
+        super().selectAll()
 
     def _on_activated(self, index: QModelIndex) -> None:
         if index.row() < len(self.table.order):
@@ -289,6 +297,8 @@ class TableView(QTableView):
         filtered = bool(self.table.filter_text)
         title = "No row matches the filter" if filtered else self.empty_title
         text = "Press Escape in the filter to clear it." if filtered else self.empty_text
+        if self.table.searching:
+            title, text = "Searching…", ""
         painter = QPainter(self.viewport())
         paint_empty(painter, self.viewport().rect().adjusted(24, 8, -24, -8), title, text)
         painter.end()

@@ -61,6 +61,7 @@ class ComparisonDialog(Dialog):
             LINE_COLUMNS, "rerun.lines", "Signals and accounts, then and now"
         )
         self.lines.keep = self._kept
+        self.lines.searched = self._count
         self.notes = QPlainTextEdit()
         self.notes.setReadOnly(True)
         self.notes.setTabChangesFocus(True)

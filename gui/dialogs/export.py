@@ -46,7 +46,7 @@ class ExportDialog(Dialog):
         """Make the widgets."""
         view: TableView | None = self.subject.get("view")
         self.view = view
-        rows = len(view.table.order) if view is not None else 0
+        rows = self._rows()
         self.heading("Export table", "Raw numbers and full times, whatever the screen shows.")
         facts = [("Rows, as filtered", fmt.count(rows))]
         if fmt.Privacy.on:
@@ -99,6 +99,13 @@ class ExportDialog(Dialog):
         dialog.fileSelected.connect(self.write)
         dialog.open()
 
+    def _rows(self) -> int:
+        """Return how many rows there are to write; of a search that still goes on, every one."""
+        if self.view is None:
+            return 0
+        self.view.table.finish()
+        return len(self.view.table.order)
+
     def _name(self, kind: str) -> str:
         name = self.view.objectName().partition(".")[0] if self.view is not None else "table"
         return f"volley-{name}.{kind}"
@@ -124,6 +131,7 @@ class ExportDialog(Dialog):
         """Write the table to a file."""
         if self.view is None:
             return
+        self.view.table.finish()
         self._error.hide()
         if self._go is not None:
             self._go.setEnabled(False)
