@@ -9,7 +9,7 @@ order when it is whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from math import inf
@@ -53,6 +53,7 @@ MOST_LOOKS = 512  # several screens of rows
 AT_ONCE: Final = 2_000
 """So many rows are filtered and sorted at once; of more, what can be done in ``FIRST_S``, the rest in slices."""
 FIRST_S: Final = 0.008
+MANY: Final = 8_192  # hits that are shown in one go
 MORE_S: Final = 0.1  # between two times that further hits are shown: each paints the whole
 _ONE_CELL = str.maketrans("\t\r\n", "   ")
 
@@ -421,17 +422,20 @@ class TableModel(QAbstractTableModel):
         row, columns = self.rows[key], self.columns
         return tuple([columns[column].sort_value(row) for column, _ in self.sorting])
 
-    def _known_value(self, key: str) -> tuple[Any, ...]:
-        """Return what a row is ordered by, as of the last look; of one that has gone meanwhile nothing."""
-        found = self._values.get(key)
-        if found is None:
-            if key not in self.rows:
-                return (None,) * len(self.sorting)
-            found = self._values[key] = self._value_of(key)
+    def _values_of(self, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return what rows are ordered by, as of the last look."""
+        known = self._values
+        return [known.get(key) or self._first_value(key) for key in keys]
+
+    def _first_value(self, key: str) -> tuple[Any, ...]:
+        """Look at a row for what it is ordered by; one that has gone meanwhile has nothing."""
+        if key not in self.rows:
+            return (None,) * len(self.sorting)
+        found = self._values[key] = self._value_of(key)
         return found
 
     def _sorting(self, keys: list[str]) -> table_order.Sorting:
-        return table_order.sort(keys, self._known_value, [down for _, down in self.sorting])
+        return table_order.sort(keys, self._values_of, [down for _, down in self.sorting])
 
     def _sorted(self, keys: list[str]) -> list[str]:
         """Sort by the chosen columns; rows without a value come last either way."""
@@ -592,7 +596,7 @@ class TableModel(QAbstractTableModel):
             self._search.found.update(dict.fromkeys(hits))
             if self._slices.over():
                 self._search.left = keys[at + table_order.BLOCK :]
-                many = len(self._search.found) >= table_order.RUN
+                many = len(self._search.found) >= MANY
                 if many or monotonic() - self._search.shown_at >= MORE_S:
                     self._publish()
                 yield

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, Final
 
-BLOCK: Final = 64  # rows whose values are asked for, or whose texts are looked into, in one step
-RUN: Final = 8192  # rows that are sorted in one step; sorted runs are then merged, two in each step
+BLOCK: Final = 64
+"""Rows whose texts are looked into in one step; of eight times as many values are asked for."""
+RUN: Final = 20_000
+"""Rows that are sorted in one step; sorted runs are then merged, two in each step."""
 
 Values = tuple[Any, ...]
 Sorting = Generator[None, None, list[str]]
@@ -17,15 +19,18 @@ def blocks(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (keys[at : at + size] for at in range(0, len(keys), size))
 
 
-def sort(keys: list[str], value_of: Callable[[str], Values], descending: Sequence[bool]) -> Sorting:
+def sort(
+    keys: list[str],
+    values_of: Callable[[Sequence[str]], Iterable[Values]],
+    descending: Sequence[bool],
+) -> Sorting:
     """Sort keys by their values, the first of them first; those without a value come last either way.
 
     Values are asked for once: what changes while it works does not disturb it.
     """
     values: dict[str, Values] = {}
-    for block in blocks(keys, BLOCK):
-        for key in block:
-            values[key] = value_of(key)
+    for block in blocks(keys, 8 * BLOCK):
+        values.update(zip(block, values_of(block), strict=True))
         yield
     ordered = keys
     for level in reversed(range(len(descending))):
@@ -42,7 +47,7 @@ def _by(level: int, keys: list[str], values: dict[str, Values], descending: bool
         found = {key: value for key in block if (value := values[key][level]) is not None}
         if len(found) < len(block):
             lacking += [key for key in block if key not in found]
-        known.update(found)
+        known = {**known, **found} if known else found
         runs.append(sorted(found, key=found.__getitem__, reverse=descending))
         yield
     while len(runs) > 1:
