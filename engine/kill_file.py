@@ -158,8 +158,8 @@ class KillFile:
         names = ", ".join(sorted(held)[:MOST_NAMED]) or "nothing, as far as is known"
         more = f" and {len(held) - MOST_NAMED} more" if len(held) > MOST_NAMED else ""
         text = f"{', '.join(scopes)}: the engine ended before all positions were closed (kill with flatten)"
-        severity = "critical" if held else "warning"
-        self._engine.alert(severity, "KILL_INCOMPLETE", "", f"{text}; open: {names}{more}")
+        # Critical even so: a fill that came as the engine ended is known once the broker has been asked.
+        self._engine.alert("critical", "KILL_INCOMPLETE", "", f"{text}; open: {names}{more}")
 
     async def stop(self) -> None:
         """End."""

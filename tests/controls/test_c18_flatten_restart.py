@@ -11,7 +11,7 @@ import pytest
 from engine import kill_latch
 from engine.kill_latch import FILE, FIRM, KillLatch
 from tests.controls.test_c19_exits_beside import exits, holding, requests, url, waiting
-from tests.controls.test_c19_out_of_band import make_home, positions
+from tests.controls.test_c19_out_of_band import _written, make_home, positions
 from tests.processes import EngineProcess, VenueProcess, alpaca, until
 from tests.world import World, eventually, venue, world
 
@@ -40,7 +40,7 @@ async def test_a_crash_while_exits_wait_is_told_and_nothing_is_closed_by_itself(
         with EngineProcess(home) as engine, closing(KillLatch(home / FILE)) as beside:
             engine.wait_connected(1)
             engine.signal(id="s-1")
-            until(lambda: engine.rows("positions"))
+            until(lambda: engine.rows("positions") and _written(home))
             assert beside.begin_sweep(1), "for seconds no exit may leave"
             engine.command("kill", flatten=True)
             engine.kill()
