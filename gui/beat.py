@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from PySide6.QtCore import QObject, QTimer
+from PySide6.QtCore import QObject, Qt, QTimer, Signal
 
 BEAT_MS = 250
-RESTS = 2  # beats between two turns of a part that nothing was told
+RESTS = 4  # beats in a second: a part that nothing was told has a turn as one begins
 LOOKS = 8  # beats between two looks at those that are said to be out of sight
+SLICE_S = 0.004  # this much of one turn of the loop may go to parts that nothing was told
 
 
 @dataclass(eq=False)
@@ -31,11 +33,14 @@ class Part:
 
 
 class Beat(QObject):
-    """Gives parts their turns, one in each turn of the event loop, so that no moment has all the work.
+    """Gives parts their turns; those that were told something one in each turn of the loop: no moment has all the work.
 
-    ``news`` counts what was told: a part has its turn at the next beat after it rose, else at every second one.
-    Nothing runs between two beats.
+    ``news`` counts what was told: a part has its turn at the next beat after it rose, else as a second of the clock
+    begins. Then all of them move on together, and the window is painted once. While nothing is told and nothing shows
+    tenths, there is no beat but that one; ``stir`` ends the rest. Nothing runs between two beats.
     """
+
+    second = Signal()  # a second of the clock has begun
 
     def __init__(self, news: Callable[[], int], parent: QObject) -> None:
         super().__init__(parent)
@@ -43,9 +48,11 @@ class Beat(QObject):
         self._parts: list[Part] = []
         self._due: deque[Part] = deque()
         self._beats = 0
+        self._running = self._resting = False
         self._timer = QTimer(self)
-        self._timer.setInterval(BEAT_MS)
-        self._timer.timeout.connect(self.beat)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._on_time)
         self._turns = QTimer(self)
         self._turns.setInterval(0)
         self._turns.timeout.connect(self.turn)
@@ -56,20 +63,52 @@ class Beat(QObject):
 
     def start(self) -> None:
         """Begin."""
-        self._timer.start()
+        self._running = True
+        self._wait()
 
     def stop(self) -> None:
         """Give no more turns."""
+        self._running = False
         self._timer.stop()
         self._turns.stop()
         self._due.clear()
 
-    def beat(self) -> None:
-        """See whose turn it is (the timer; tests may call it)."""
+    def stir(self, part: Part | None = None) -> None:
+        """Have the next beat within a quarter of a second: something was told, or done in a part."""
+        if part is not None:
+            part.told = -1
+        if self._resting:
+            self._wait()
+
+    def _wait(self, *, resting: bool = False) -> None:
+        if not self._running:
+            return
+        self._resting = resting
+        step = BEAT_MS * RESTS if resting else BEAT_MS
+        self._timer.start(step + 1 - int(time.time() * 1e3) % step)
+
+    def _on_time(self) -> None:
+        number = int(time.time() * 1e3) // BEAT_MS
+        if number // RESTS != self._beats // RESTS:
+            self.second.emit()
+        self.beat(number)
+        calm = not self._restless()
+        self._wait(resting=calm)
+        if calm and self._due:
+            self.turn()  # now: the clock and they are painted together
+
+    def _restless(self) -> bool:
+        """Say whether a part has to have a turn before the next second begins."""
+        news = self._news()
+        return any(part.front and (part.told != news or part.lively()) for part in self._parts)
+
+    def beat(self, number: int | None = None) -> None:
+        """See whose turn it is (the timer; tests may call it). ``number`` counts quarters of a second."""
+        last, self._beats = self._beats, self._beats + 1 if number is None else number
         if self._due:
             return  # the last ones have not all had theirs
-        self._beats += 1
-        news, rested, look = self._news(), self._beats % RESTS == 0, self._beats % LOOKS == 0
+        news = self._news()
+        rested, look = (self._beats // every != last // every for every in (RESTS, LOOKS))
         self._due.extend(
             part
             for part in self._parts
@@ -79,12 +118,14 @@ class Beat(QObject):
             self._turns.start()
 
     def turn(self) -> None:
-        """Let the next part that is in sight have its turn."""
+        """Let the next part that is in sight have its turn, and further ones while nothing new was told to them."""
+        until = time.perf_counter() + SLICE_S
         while self._due:
-            part = self._due.popleft()
+            part, news = self._due.popleft(), self._news()
+            calm, part.told = part.told == news, news
             if part.in_sight():
-                part.told = self._news()
                 part.tick()
-                break
+                if not calm or time.perf_counter() >= until:
+                    break
         if not self._due:
             self._turns.stop()

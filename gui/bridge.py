@@ -21,6 +21,7 @@ from engine.model.enums import ConnectionState
 from gui.formatting import epoch
 
 FRAME_MS = 16
+QUIET_MS = 1_000
 PRESENCE_S = 2.0
 CAPS: dict[str, int] = {
     tables.SIGNALS: 5_000,
@@ -33,6 +34,12 @@ CAPS: dict[str, int] = {
 
 PULSE = frozenset((tables.ENGINE, tables.LATENCY, tables.PNL, tables.BARS))
 """Tables that tell how things go, every second; no command may or may not run because of them."""
+
+QUIET: dict[str, frozenset[str]] = {
+    tables.ENGINE: frozenset(("now", "loop_lag_ms")),
+    tables.ACCOUNTS: frozenset(("last_probe_at", "rate_left", "updated_at")),
+}
+"""Fields that move while nothing happens; rows that differ in these alone are shown as the next second begins."""
 
 Rows = dict[str, Row]
 Changes = Callable[[Iterable[str], Iterable[str]], None]
@@ -79,6 +86,7 @@ class Store(QObject):
 
     link_changed = Signal()
     reset_done = Signal()
+    stirred = Signal()  # something was told that is not quiet
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -98,6 +106,7 @@ class Store(QObject):
         self._engine_clock: tuple[float, float] | None = None
         self._frame_at: float | None = None
         self._framed_at = float("-inf")
+        self._soon = True  # the pump that runs is not waiting for the next second
         self._timer = QTimer(self)
         self._timer.setTimerType(Qt.TimerType.PreciseTimer)
         self._timer.setInterval(FRAME_MS)
@@ -125,7 +134,9 @@ class Store(QObject):
     def on_batch(self, changes: dict[str, list[Row]], removed: dict[str, list[str]]) -> None:
         """Take changed rows and removed keys; they are shown with the next frame."""
         self._heard()
-        self._told(PULSE.issuperset(changes) and not removed)
+        quiet = not removed and self._is_quiet(changes)
+        if not quiet:
+            self._told(PULSE.issuperset(changes) and not removed)
         for name, changed in changes.items():
             key = tables.KEYS.get(name)
             if key is None:
@@ -146,7 +157,7 @@ class Store(QObject):
                 self._drop(name, keys)
         if tables.ENGINE in changes:
             self._set_engine_clock()
-        self.wake()
+        self.wake(soon=not quiet)
 
     def on_link(self, state: ConnectionState, text: str) -> None:
         """Take the state of the link; rows are stale unless it is connected."""
@@ -177,12 +188,21 @@ class Store(QObject):
             self._animations.append(step)
         self.wake()
 
-    def wake(self) -> None:
-        """Start the frame pump, if it rests: at once when the last frame is long over, else at the usual pace."""
-        if not self._timer.isActive():
-            rested = (monotonic() - self._framed_at) * 1e3 >= FRAME_MS
-            self._frame_at = None
-            self._timer.start(0 if rested else FRAME_MS)
+    def wake(self, *, soon: bool = True) -> None:
+        """Start the frame pump, if it rests: at once when the last frame is long over, else at the usual pace.
+
+        Not ``soon``: as the next second begins (``catch_up``), with everything else that moves then.
+        """
+        if self._timer.isActive() and (self._soon or not soon):
+            return
+        rested = (monotonic() - self._framed_at) * 1e3 >= FRAME_MS
+        self._soon, self._frame_at = soon, None
+        self._timer.start((0 if rested else FRAME_MS) if soon else QUIET_MS)
+
+    def catch_up(self) -> None:
+        """Deliver what is quiet now: a second begins."""
+        if not self._soon:
+            self.frame()
 
     def rows(self, table: str) -> Rows:
         """Return a table's rows by key; not to be changed."""
@@ -224,6 +244,18 @@ class Store(QObject):
     def _told(self, pulse: bool = False) -> None:
         self.news += 1
         self.matters += not pulse
+        self.stirred.emit()
+
+    def _is_quiet(self, changes: dict[str, list[Row]]) -> bool:
+        """Say whether these rows differ from those known in nothing but what moves while nothing happens."""
+        if not changes.keys() <= _MAY_BE_QUIET:
+            return False
+        return all(
+            _differs_in(self.tables[name].get(row[tables.KEYS[name]]), row, QUIET[name])
+            for name, rows in changes.items()
+            if name in QUIET
+            for row in rows
+        )
 
     def _set_engine_clock(self) -> None:
         stamp = epoch(self.engine.get("now"))
@@ -251,6 +283,7 @@ class Store(QObject):
         interval = None if self._frame_at is None else (started - self._frame_at) * 1e3
         self._frame_at = started
         self._framed_at = monotonic()
+        self._soon = True
         if self._timer.interval() != FRAME_MS:
             self._timer.setInterval(FRAME_MS)
         dirty, self._dirty = self._dirty, {}
@@ -265,6 +298,16 @@ class Store(QObject):
         self.meter.note(interval, (perf_counter() - started) * 1e3)
         if not self._dirty and not self._removed and not self._animations:
             self._timer.stop()
+
+
+_MAY_BE_QUIET = QUIET.keys() | {tables.PNL}
+
+
+def _differs_in(before: Row | None, row: Row, fields: frozenset[str]) -> bool:
+    """Say whether a row is another version of one that is known, and differs from it in nothing but these fields."""
+    if before is None or before is row or before.keys() != row.keys():
+        return False
+    return all(value == before[name] or name in fields for name, value in row.items())
 
 
 async def present(store: Store, client: EngineClient) -> None:

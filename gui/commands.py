@@ -28,7 +28,7 @@ SAFE = 0  # runs at once
 UNDOABLE = 1
 CONFIRM = 2  # asks, with facts; the safe button has the focus
 HOLD = 3  # asks to hold a button
-SETTLE_AGAIN = 8  # of half a second
+SETTLE_AGAIN = 4  # seconds
 
 
 @dataclass(slots=True)
@@ -185,7 +185,7 @@ class Registry(QObject):
         self.refreshed.emit()
 
     def settle(self, told: int) -> None:
-        """Refresh if more was told since; at every eighth call in any case, for what nobody tells."""
+        """Refresh if more was told since; at every fourth call in any case, for what nobody tells."""
         self._settled += 1
         if told != self._told or self._settled >= SETTLE_AGAIN:
             self._told, self._settled = told, 0

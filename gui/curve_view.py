@@ -19,6 +19,9 @@ from gui.panel import CHARTS_AFTER_MS
 from gui.time_chart import TimeChart
 
 ROOM = 0.02
+BEHIND_PX, BEHIND_S = 2, 5.0
+"""How far a line that goes straight on may lie behind: pixels; where everything is shown it reaches the edge in any
+case, and only the figures below it move: seconds."""
 LOOKS = tuple(
     (token, dashed)
     for dashed in (False, True)
@@ -56,6 +59,7 @@ class CurveView(TimeChart, QWidget):
         self.curves: list[Curve] = []
         self.zero = False
         self._items: list[tuple[Any, Any]] = []
+        self._drawn_to: float | None = None  # the newest moment that is drawn
         self.pace = Pace(lambda: self.plot.cost_ms if self.plot is not None else 0.0, work_ms)
         self._page = QVBoxLayout(self)
         self._page.setContentsMargins(0, 0, 0, 0)
@@ -91,6 +95,16 @@ class CurveView(TimeChart, QWidget):
 
     # --- drawing ------------------------------------------------------------------------------
 
+    def behind(self, moments: Sequence[float]) -> bool:
+        """Say whether what is drawn lies visibly behind the newest of these moments, though the values are the same."""
+        if self._drawn_to is None or not moments:
+            return True
+        left, right = self._sight()
+        late = moments[-1] - self._drawn_to
+        if self.follow and self._span is None:
+            return late >= BEHIND_S
+        return late * self.width() >= BEHIND_PX * (right - left)
+
     def show_curves(self, curves: list[Curve]) -> None:
         """Show these from now on."""
         self.curves = [curve for curve in curves if len(curve.xs)]
@@ -105,6 +119,7 @@ class CurveView(TimeChart, QWidget):
         from gui import charts
 
         self.pace.note(monotonic())
+        self._drawn_to = self.newest()
         while len(self._items) < len(self.curves):
             self._items.append((charts.long_line(self.plot, "accent"), charts.text(self.plot)))
         for number, (line, label) in enumerate(self._items):

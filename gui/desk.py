@@ -34,6 +34,7 @@ class Desk(QObject):
     place_wanted = Signal(str, str)  # panel, the key of its row (or "/" and what to filter for)
     signal_picked = Signal(str)
     layout_touched = Signal()
+    second = Signal()  # a second of the clock has begun
 
     def __init__(self, window: QWidget) -> None:
         super().__init__(window)

@@ -102,6 +102,10 @@ class MainWindow(QMainWindow):
         self.setStyleSheet(active().sheet)
         self.restyler = Restyler(self)
         self._beat = Beat(lambda: self.desk.store.news, self)
+        self._beat.second.connect(self.desk.store.catch_up)
+        self._beat.second.connect(self.desk.second)
+        self.desk.store.stirred.connect(self._beat.stir)
+        self._bars = Part(self._tick_bars, lambda: True, lambda: False)
 
     # --- building -----------------------------------------------------------------------------
 
@@ -132,10 +136,12 @@ class MainWindow(QMainWindow):
         self._built = True
         self.layouts.take(self.docks)
         QTimer.singleShot(0, self, self._restore)
-        self._beat.add(Part(self._tick_bars, lambda: True, lambda: False))
+        self._beat.add(self._bars)
         for name, panel in self.panels.items():
             part = Part(panel.tick, panel.in_sight, panel.lively)
             self.docks[name].visibilityChanged.connect(part.come_and_go)
+            panel.touched.connect(self._stirrer(part))
+            self.docks[name].visibilityChanged.connect(self._stirrer(part))
             self._beat.add(part)
         self._beat.start()
         self.tick()
@@ -194,6 +200,7 @@ class MainWindow(QMainWindow):
 
     def _on_focus(self, _old: object, now: object) -> None:
         self.desk.registry.unsettle()
+        self._beat.stir(self._bars)
         if isinstance(now, TableView) and self.isAncestorOf(now):
             self._last_table = now
 
@@ -283,6 +290,9 @@ class MainWindow(QMainWindow):
         for panel in self.panels.values():
             if panel.isVisible():
                 panel.tick()
+
+    def _stirrer(self, part: Part) -> Callable[..., None]:
+        return lambda *_: self._beat.stir(part)
 
     def _tick_bars(self) -> None:
         self.top_bar.tick()

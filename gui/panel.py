@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from PySide6.QtCore import QEvent, QObject, Qt
+from PySide6.QtCore import QEvent, QObject, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent, QPalette
 from PySide6.QtWidgets import (
     QHBoxLayout,
@@ -116,6 +116,7 @@ class Panel(QWidget):
     NAME: ClassVar[str] = ""
     TITLE: ClassVar[str] = ""
     ABOUT: ClassVar[str] = ""
+    touched = Signal()  # something was done in it that ``tick`` has to tell
 
     def __init__(self, desk: Desk) -> None:
         super().__init__()
@@ -194,6 +195,7 @@ class TablePanel(Panel):
         self.view.empty_title, self.view.empty_text = self.EMPTY
         self.view.changed = desk.layout_touched.emit
         self.view.chosen.connect(self.on_chosen)
+        self.view.verticalScrollBar().valueChanged.connect(lambda _value: self.touched.emit())
         self.view.fill_menu = self.fill_menu
         self.view.fill_header_menu = self._fill_header_menu
         self.filter = FilterEdit(self.TITLE, self.model)
@@ -384,6 +386,7 @@ class PairPanel(TablePanel):
         self.second_view.empty_title, self.second_view.empty_text = self.SECOND_EMPTY
         self.second_view.changed = desk.layout_touched.emit
         self.second_view.chosen.connect(desk.registry.refresh)
+        self.second_view.chosen.connect(self.touched)
         self.second.attach(self.SECOND)
         key, descending = self.SECOND_SORT
         order = Qt.SortOrder.DescendingOrder if descending else Qt.SortOrder.AscendingOrder

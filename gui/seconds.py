@@ -14,17 +14,21 @@ KEPT = CAPS[tables.PNL]
 
 
 class Seconds:
-    """``at`` in seconds since 1970, a list of values for each name; ``fresh`` says whether there is anything new."""
+    """``at`` in seconds since 1970, a list of values for each name; ``fresh`` says whether there is anything new.
+
+    ``moved``: and whether a value is another than it was in one of the two seconds before.
+    """
 
     def __init__(self, store: Store, names: tuple[str, ...]) -> None:
         self._store = store
         self.at: list[float] = []
         self.columns: dict[str, list[float]] = {name: [] for name in names}
-        self.fresh = True
+        self.fresh = self.moved = True
         store.watch(tables.PNL, self._on_rows, self._on_reset)
         self._on_reset()
 
     def _on_reset(self) -> None:
+        self.moved = True
         self.at.clear()
         for column in self.columns.values():
             column.clear()
@@ -47,6 +51,9 @@ class Seconds:
         for name, column in self.columns.items():
             value = fmt.number(row.get(name))
             column.append(nan if value is None else value)
+        self.moved = self.moved or any(
+            len(set(map(str, column[-3:]))) > 1 for column in self.columns.values()
+        )
         if len(self.at) > KEPT + KEPT // 8:
             del self.at[:-KEPT]
             for column in self.columns.values():

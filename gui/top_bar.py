@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from PySide6.QtCore import QRect, QSize, Qt, QTimer
+from PySide6.QtCore import QRect, QSize, Qt
 from PySide6.QtGui import QFontMetrics, QPainter, QPaintEvent
 from PySide6.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
@@ -120,20 +120,15 @@ class TopBar(QWidget):
         self.clock = Caption("", 13, 500, "text")
         self.clock.setAccessibleName("Clock")
         self.clock.hold()
-        self._second = QTimer(self)
-        self._second.setTimerType(Qt.TimerType.PreciseTimer)
-        self._second.setSingleShot(True)
-        self._second.timeout.connect(self.tell_time)
+        desk.second.connect(self.tell_time)
         self._lay_out()
         self.tell_time()
 
     def tell_time(self) -> None:
         """Show the time of day, as each second begins; a recording shows its own."""
-        now = datetime.now(UTC)
-        text = "" if self.desk.store.recorded else fmt.Times.of(now)
+        text = "" if self.desk.store.recorded else fmt.Times.of(datetime.now(UTC))
         if self.clock.text() != text:
             self.clock.setText(text)
-        self._second.start(1_001 - now.microsecond // 1_000)
 
     def _kill_button(self) -> QPushButton:
         button = self.desk.registry.button("trading.kill", "KILL", "kill")

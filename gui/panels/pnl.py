@@ -41,6 +41,7 @@ class PnlPanel(Panel):
         self._curves: dict[str, tuple[list[float], dict[str, list[float]]]] = {}
         self._asked_at = self._live_at = float("-inf")
         self._text = ""
+        self._choice: list[Any] = []  # what is chosen, and what can be
         self.chart = CurveView(
             "Profit and loss over time", charts.money_axis, self._write, desk.store.meter.p99
         )
@@ -82,31 +83,27 @@ class PnlPanel(Panel):
     def showEvent(self, event: QShowEvent) -> None:
         """Draw what came while nobody looked."""
         super().showEvent(event)
-        self._seconds.fresh = True
+        self._seconds.fresh = self._seconds.moved = True
 
     # --- choosing -----------------------------------------------------------------------------
 
     def _choose(self) -> None:
         """Offer the whole, the groups, and each strategy and account by name."""
         rows = self.store.rows
+        strategies, accounts = sorted(rows(tables.STRATEGIES)), sorted(rows(tables.ACCOUNTS))
+        choice = [self.of, strategies, accounts]
+        if choice == self._choice:
+            return
+        self._choice = choice
         items = [
             ("All", TOTAL),
             (f"Accounts, top {TOP}", ACCOUNTS),
             (f"Strategies, top {TOP}", STRATEGIES),
         ]
-        items += [
-            (f"Strategy {name}", f"strategy:{name}") for name in sorted(rows(tables.STRATEGIES))
-        ]
-        items += [
-            (fmt.Privacy.veil(f"Account {name}"), f"account:{name}")
-            for name in sorted(rows(tables.ACCOUNTS))
-        ]
+        items += [(f"Strategy {name}", f"strategy:{name}") for name in strategies]
+        items += [(fmt.Privacy.veil(f"Account {name}"), f"account:{name}") for name in accounts]
         if self.of not in {data for _, data in items}:
             items.append((self.of.replace(":", " "), self.of))
-        if [data for _, data in items] == [
-            self._whose.itemData(at) for at in range(self._whose.count())
-        ]:
-            return
         self._whose.blockSignals(True)
         self._whose.clear()
         for text, data in items:
@@ -206,7 +203,7 @@ class PnlPanel(Panel):
         if self.chart.pace.left_s(now):
             return
         if self.of == TOTAL:
-            if self._seconds.fresh:
+            if self._seconds.fresh and (self._seconds.moved or self.chart.behind(self._seconds.at)):
                 self.draw()
         elif now - self._live_at >= LIVE_S:
             self._live_at = now
@@ -219,7 +216,7 @@ class PnlPanel(Panel):
 
     def draw(self) -> None:
         """Redraw the curves and the figures."""
-        self._seconds.fresh = False
+        self._seconds.fresh = self._seconds.moved = False
         if self.of == TOTAL:
             curves = [
                 Curve(

@@ -47,12 +47,15 @@ class ThroughputPanel(Panel):
 
     def tick(self) -> None:
         """Draw when there is something new."""
-        if self._seconds.fresh and not self.chart.pace.left_s(monotonic()):
+        seconds = self._seconds
+        if not seconds.fresh or self.chart.pace.left_s(monotonic()):
+            return
+        if seconds.moved or self.chart.behind(seconds.at):
             self.draw()
 
     def draw(self) -> None:
         """Redraw the curves and the figures."""
-        self._seconds.fresh = False
+        self._seconds.fresh = self._seconds.moved = False
         xs = self._seconds.at[1:]
         curves = [Curve(title, xs, self._seconds.rates(name)) for name, title in NAMES]
         self._note.setVisible(not xs)

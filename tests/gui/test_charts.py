@@ -14,6 +14,7 @@ from PySide6.QtTest import QTest
 from engine.errors import CommandRefused
 from engine.model import tables
 from engine.model.commands import parse_command
+from gui.curve_view import BEHIND_PX
 from gui.latency_budget import Budgets
 from gui.latency_heat import LOW, PER_DECADE, ROWS, HeatGrid, HeatMap
 from gui.latency_samples import Sample, Samples, percentile
@@ -94,6 +95,42 @@ async def test_seconds_grow_by_what_is_new_and_a_counter_may_begin_anew(desk: De
     )  # older than the last: known already
     desk.frame()
     assert len(seconds.at) == 4
+
+
+async def test_a_line_that_goes_straight_on_is_drawn_seldom(desk: DeskUnderTest) -> None:
+    client = desk.client
+    client.tables[tables.PNL].clear()
+    client.connect()
+    panel = await shown(desk, "pnl")
+    assert isinstance(panel, PnlPanel)
+    panel.chart.build()
+    drawn: list[float] = []
+    panel.chart.fit_height = lambda: drawn.append(panel._seconds.at[-1])
+    start = client.now + timedelta(hours=1)
+
+    def at_second(number: int, total: str) -> bool:
+        drawn.clear()
+        client.put(tables.PNL, {"at": at(start + timedelta(seconds=number)), "total": total})
+        desk.frame()
+        panel.chart.pace.note(float("-inf"))
+        panel.tick()
+        return bool(drawn)
+
+    assert at_second(0, "1")
+    assert at_second(1, "2")
+    assert [at_second(number, "2") for number in (2, 3)] == [True, False]
+    assert [at_second(number, "2") for number in range(4, 12)] == [
+        *(False,) * 3,
+        True,
+        *(False,) * 4,
+    ]
+    assert at_second(12, "3")
+    panel.chart.zoom(0.5)  # now the line's end moves across the plot
+    shown_s = panel.chart._span
+    assert shown_s is not None
+    step = BEHIND_PX * shown_s / panel.chart.width()
+    assert panel.chart.behind([panel.chart._drawn_to + step * 1.01])
+    assert not panel.chart.behind([panel.chart._drawn_to + step * 0.99])
 
 
 # --- P&L and throughput -----------------------------------------------------------------------

@@ -18,13 +18,13 @@ from pytestqt.qtbot import QtBot
 from engine.model import tables
 from gui import formatting as fmt
 from gui import row_painter
-from gui.beat import LOOKS, RESTS, Beat, Part
-from gui.bridge import Store
+from gui.beat import BEAT_MS, LOOKS, RESTS, Beat, Part
+from gui.bridge import QUIET_MS, Store
 from gui.commands import SETTLE_AGAIN
 from gui.panel import Caption, TablePanel
 from gui.row_painter import Recent, RowPainter
 from gui.table_look import Changes
-from gui.table_model import Column, TableModel
+from gui.table_model import SLOW_TICKS, Column, TableModel
 from gui.table_view import TableView
 from tests.gui.conftest import DeskUnderTest
 from tests.gui.scripted import at
@@ -84,10 +84,9 @@ class Calm:
         monkeypatch.setattr(desk.store, "now", lambda: self.moment)
         monkeypatch.setattr(desk.store, "age", lambda: 0.3)
         self.beat.stop()
-        desk.window.top_bar._second.stop()
         desk.frame()
         deliver()
-        self.beats(LOOKS)
+        self.beats(RESTS * SLOW_TICKS)  # by then every row's age has been written
         deliver()
 
     def beats(self, count: int) -> None:
@@ -123,12 +122,11 @@ async def test_the_clock_alone_is_painted_when_a_second_begins(
     bar.clock.setText("00:00:00 UTC")
     deliver()
     events.forget()
-    bar.tell_time()
+    desk.window._beat.second.emit()
     deliver()
     below = {bar, bar.parentWidget(), desk.window}
     assert events.painted - below == {bar.clock}
     assert events.laid_out == set()
-    assert bar._second.isActive()
 
 
 async def test_an_engine_that_only_says_it_lives_has_no_command_asked(
@@ -232,6 +230,71 @@ def test_what_is_behind_a_tab_is_hardly_looked_at_and_has_its_turn_when_raised(
     made.sight["behind"] = True
     made.parts["behind"].come_and_go(True)
     assert made.beats(1)["behind"] == 1
+
+
+def test_a_beat_rests_until_the_next_second_and_is_stirred(qapp: QApplication) -> None:
+    made = Parts()
+    made.sight["lively"] = False
+    made.beat._parts.remove(made.parts["lively"])
+    made.beats(RESTS)
+    beat, timer = made.beat, made.beat._timer
+    beat.start()
+    seconds: list[int] = []
+    beat.second.connect(lambda: seconds.append(1))
+    timer.stop()
+    beat._on_time()
+    assert seconds == [1]  # the count of quarters began with the clock
+    assert made.turns  # at once, all together: nothing was told
+    assert not made.beat._due
+    assert beat._resting
+    assert beat._timer.isActive()
+    beat._on_time()
+    assert len(seconds) <= 2
+    beat.stir()
+    assert not beat._resting
+    assert timer.interval() <= BEAT_MS
+    beat._on_time()
+    assert beat._resting
+    made.news += 1
+    beat._on_time()
+    assert not beat._resting
+    beat.stop()
+    beat.stir(made.parts["calm"])
+    assert not timer.isActive()
+    assert made.parts["calm"].told == -1
+
+
+async def test_what_moves_while_nothing_happens_is_shown_as_the_second_begins(
+    desk: DeskUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Calm(desk, monkeypatch)
+    store, client = desk.store, desk.client
+    stirred: list[int] = []
+    store.stirred.connect(lambda: stirred.append(1))
+    told: list[str] = []
+    store.watch(tables.ACCOUNTS, lambda changed, _gone: told.extend(changed), lambda: None)
+    news = store.news, store.matters
+    key = next(iter(store.rows(tables.ACCOUNTS)))
+    client.change(tables.ACCOUNTS, key, rate_left=3, last_probe_at=at(client.now))
+    client.put(tables.ENGINE, store.engine | {"now": at(client.now), "loop_lag_ms": 0.11})
+    client.flush()
+    assert (store.news, store.matters) == news
+    assert stirred == []
+    assert store._timer.interval() == QUIET_MS
+    assert store.rows(tables.ACCOUNTS)[key]["rate_left"] == 3
+    desk.window._beat.second.emit()
+    assert told == [key]
+    assert not store._timer.isActive()
+    client.change(tables.ACCOUNTS, key, rate_left=2)
+    client.flush()
+    client.change(tables.ACCOUNTS, key, active=False)  # and now something does
+    client.flush()
+    assert store.news == news[0] + 1
+    assert stirred == [1]
+    assert store._timer.interval() < QUIET_MS
+    client.put(tables.ENGINE, store.engine | {"trading": "halted"})
+    client.flush()
+    assert stirred == [1, 1]
 
 
 async def test_a_dock_that_is_raised_is_told_to_its_part(
