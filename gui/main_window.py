@@ -142,6 +142,7 @@ class MainWindow(QMainWindow):
             self.docks[name].visibilityChanged.connect(part.come_and_go)
             panel.touched.connect(self._stirrer(part))
             self.docks[name].visibilityChanged.connect(self._stirrer(part))
+            self.docks[name].visibilityChanged.connect(self._raiser(self.docks[name]))
             self._beat.add(part)
         self._beat.start()
         self.tick()
@@ -290,6 +291,9 @@ class MainWindow(QMainWindow):
         for panel in self.panels.values():
             if panel.isVisible():
                 panel.tick()
+
+    def _raiser(self, dock: PanelDock) -> Callable[[bool], None]:
+        return lambda front: self.restyler.raised(dock) if front else None
 
     def _stirrer(self, part: Part) -> Callable[..., None]:
         return lambda *_: self._beat.stir(part)
@@ -572,6 +576,8 @@ class MainWindow(QMainWindow):
             self.setStyleSheet(active().sheet)
             for caption in self.findChildren(Caption):
                 caption.restyle()  # a new sheet gives every label the palette of before the old one back
+            for panel in self.panels.values():
+                panel.catch_up()
         self.desk.registry.restyle()
         self.status.restyle()
 

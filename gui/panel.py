@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from PySide6.QtCore import QEvent, QObject, Qt, Signal
 from PySide6.QtGui import QKeyEvent, QPainter, QPaintEvent, QPalette
 from PySide6.QtWidgets import (
     QHBoxLayout,
     QLabel,
+    QMainWindow,
     QMenu,
     QSplitter,
     QVBoxLayout,
@@ -30,7 +31,37 @@ from gui.views import View, Views, ViewsButton
 CHARTS_AFTER_MS = 60  # pyqtgraph takes 0.3 s to import: first the window, and the engine's start
 
 
-class Caption(QLabel):
+def seen(widget: QWidget) -> bool:
+    """Say whether any of a widget can be seen; to Qt one behind another tab is visible."""
+    return widget.isVisible() and not widget.visibleRegion().isEmpty()
+
+
+class Restyled:
+    """A part of a widget that takes the theme's looks itself: at once where it is seen, else when ``catch_up`` says.
+
+    ``gui.restyle`` says so to everything in a main window, a little later or when it is raised.
+    """
+
+    late = False
+
+    def on_theme(self) -> None:
+        """Take the news of another theme."""
+        widget = cast("QWidget", self)
+        self.late = not seen(widget) and isinstance(widget.window(), QMainWindow)
+        if not self.late:
+            self.restyle()
+
+    def catch_up(self) -> None:
+        """Take the looks, if they were left for later."""
+        if self.late:
+            self.late = False
+            self.restyle()
+
+    def restyle(self) -> None:
+        """Take colours and fonts of the theme."""
+
+
+class Caption(Restyled, QLabel):
     """A small quiet label in the theme's muted ink (or another token's)."""
 
     _held = False
@@ -43,7 +74,7 @@ class Caption(QLabel):
         self._look = (size, weight)
         self._tone = tone
         self.setForegroundRole(QPalette.ColorRole.WindowText)  # a tool bar would make it a button's
-        active().changed.connect(self.restyle)
+        active().changed.connect(self.on_theme)
         self.restyle()
 
     def setText(self, text: str) -> None:
@@ -110,7 +141,7 @@ class EmptyNote(QWidget):
         painter.end()
 
 
-class Panel(QWidget):
+class Panel(Restyled, QWidget):
     """One dock's content. ``NAME`` is constant and English: layouts are saved under it."""
 
     NAME: ClassVar[str] = ""
@@ -130,7 +161,7 @@ class Panel(QWidget):
         self.body.setSpacing(0)
         self.setAutoFillBackground(True)
         self.setBackgroundRole(QPalette.ColorRole.Base)
-        active().changed.connect(self.restyle)
+        active().changed.connect(self.on_theme)
         desk.store.link_changed.connect(self.on_link)
 
     def commands(self) -> list[Command]:
@@ -146,9 +177,6 @@ class Panel(QWidget):
     def lively(self) -> bool:
         """Say whether it shows what is another thing at every beat (``gui.beat``)."""
         return False
-
-    def restyle(self) -> None:
-        """Take colours and fonts of the theme."""
 
     def on_link(self) -> None:
         """Take a change of the link to the engine."""
@@ -166,8 +194,8 @@ class Panel(QWidget):
             view.reset_columns()
 
     def in_sight(self) -> bool:
-        """Say whether any of it can be seen; to Qt a dock behind another tab is visible."""
-        return self.isVisible() and not self.visibleRegion().isEmpty()
+        """Say whether any of it can be seen."""
+        return seen(self)
 
     def can_command(self) -> bool:
         """Say whether commands can reach the engine now; in a recorded day there is none."""

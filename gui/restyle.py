@@ -8,17 +8,18 @@ sheet anew instead would polish every widget twice and have every layout measure
 from __future__ import annotations
 
 from collections.abc import Iterable
+from time import perf_counter
 from typing import Final
 
-from PySide6.QtCore import QObject, QTimer
+from PySide6.QtCore import QCoreApplication, QEvent, QObject, QTimer
 from PySide6.QtWidgets import QWidget
 from shiboken6 import isValid
 
-from gui.panel import Caption
+from gui.panel import Caption, Restyled, seen
 
 PAINT_FIRST_MS: Final = 80
-SLICE: Final = 60
-"""Widgets out of sight that are polished in one turn of the loop: 2–3 ms."""
+SLICE_S: Final = 0.003
+"""This much of one turn of the loop goes to widgets out of sight."""
 
 
 class Restyler(QObject):
@@ -37,30 +38,58 @@ class Restyler(QObject):
         return not self._rest
 
     def restyle(self) -> None:
-        """Give every widget the colours of the palette that is set."""
-        seen: list[QWidget] = []
+        """Give every widget the colours of the palette that is set.
+
+        The window is painted in the next turn of the loop, all of it in the new colours: this one has worked enough.
+        """
+        self._window.installEventFilter(self)
+        QTimer.singleShot(0, self, self._paint)
+        now: list[QWidget] = []
         self._rest = []
         for widget in [*self._window.findChildren(QWidget), self._window]:
-            # Captions take their ink themselves, and would lose it.
-            if not isinstance(widget, Caption):
-                (seen if _in_sight(widget) else self._rest).append(widget)
-        _polish(seen)
+            (now if seen(widget) else self._rest).append(widget)
+        _polish(now)
         self._timer.start(PAINT_FIRST_MS)
+
+    def raised(self, top: QWidget) -> None:
+        """Give what is in a widget that comes into sight its colours now."""
+        if self._rest:
+            now = [widget for widget in self._rest if isValid(widget) and top.isAncestorOf(widget)]
+            gone = set(now)
+            self._rest = [widget for widget in self._rest if widget not in gone]
+            _polish(now)
+
+    def eventFilter(self, _watched: QObject, event: QEvent) -> bool:
+        """Keep back the window's painting for this turn of the loop; ``_paint`` asks for it in the next.
+
+        Qt counts it as asked for all the while, so nothing is lost. (It does not survive ``setUpdatesEnabled``: after
+        the second time in a row it never paints again.)
+        """
+        return event.type() is QEvent.Type.UpdateRequest
+
+    def _paint(self) -> None:
+        self._window.removeEventFilter(self)
+        QCoreApplication.postEvent(self._window, QEvent(QEvent.Type.UpdateRequest))
 
     def _step(self) -> None:
         self._timer.setInterval(0)
-        now, self._rest = self._rest[:SLICE], self._rest[SLICE:]
-        _polish(now)
+        until, at = perf_counter() + SLICE_S, 0
+        while at < len(self._rest) and perf_counter() < until:
+            _polish(self._rest[at : at + 1])
+            at += 1
+        del self._rest[:at]
         if not self._rest:
             self._timer.stop()
 
 
-def _in_sight(widget: QWidget) -> bool:
-    return widget.isVisible() and not widget.visibleRegion().isEmpty()
-
-
 def _polish(widgets: Iterable[QWidget]) -> None:
     for widget in widgets:
-        if isValid(widget):  # a dialog may have gone meanwhile
+        if not isValid(widget):  # a dialog may have gone meanwhile
+            continue
+        if isinstance(widget, Restyled):
+            widget.catch_up()
+        # Captions take their ink themselves, and would lose it.
+        if not isinstance(widget, Caption):
             widget.style().polish(widget)
-            widget.update()
+            if seen(widget):
+                widget.update()

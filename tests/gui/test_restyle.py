@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from PySide6.QtCore import QEvent, QObject, QPoint
+from PySide6.QtCore import QCoreApplication, QEvent, QObject, QPoint
 from PySide6.QtGui import QPixmap
 from PySide6.QtWidgets import QApplication, QLineEdit, QPushButton, QWidget
 from shiboken6 import isValid
@@ -92,6 +93,45 @@ async def test_every_widget_has_the_colours_in_force(desk: DeskUnderTest, name: 
     for caption in window.findChildren(Caption):
         assert caption.palette().windowText().color().name() in inks
         assert caption.palette().highlight().color().name().upper() == tokens.selection.upper()
+
+
+async def test_a_panel_out_of_sight_takes_the_theme_when_it_is_raised(
+    desk: DeskUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = desk.window
+    panel, other = window.panels["throughput"], window.panels["price"]
+    styled: list[str] = []
+    for one in (panel, other):
+        monkeypatch.setattr(one, "restyle", lambda name=one.NAME: styled.append(name))
+    active().use("light")
+    assert styled == []
+    assert panel.late
+    caption = next(c for c in window.docks["throughput"].findChildren(Caption) if c.late)
+    window.show_panel("throughput")
+    assert not window.restyler.done
+    assert styled == ["throughput"]
+    assert caption.palette().windowText().color() == active().colors[caption._tone]
+    await until(lambda: window.restyler.done)
+    assert styled == ["throughput", "price"]
+    assert not any(one.late for one in [*window.panels.values(), *window.findChildren(Caption)])
+    active().use(scale=120)  # measured anew at once, seen or not
+    assert styled == ["throughput", "price", "throughput", "price"]
+
+
+async def test_the_window_is_painted_after_each_theme_and_not_within_its_turn(
+    qapp: QApplication, desk: DeskUnderTest
+) -> None:
+    told = Told(QEvent.Type.Paint, desk.window)
+    await asyncio.sleep(0)
+    qapp.installEventFilter(told)
+    for name in ("light", "dark", "contrast_dark"):
+        told.by_name.clear()
+        active().use(name)
+        QCoreApplication.sendPostedEvents()
+        assert told.by_name == {}
+        await until(lambda: told.by_name["signals"] or told.by_name["main"])
+        await until(lambda: desk.window.restyler.done)
+    qapp.removeEventFilter(told)
 
 
 async def test_a_dialog_that_goes_meanwhile_is_left_alone(desk: DeskUnderTest) -> None:
