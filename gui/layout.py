@@ -6,10 +6,11 @@ from itertools import pairwise
 from typing import cast
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QLayout, QMainWindow, QTabBar
+from PySide6.QtWidgets import QLayout, QMainWindow, QTabBar, QWidget
 
 from gui.dock import PanelDock
 
+_DIRECT = Qt.FindChildOption.FindDirectChildrenOnly
 ACROSS, DOWN = Qt.Orientation.Horizontal, Qt.Orientation.Vertical
 
 Docks = dict[str, PanelDock]
@@ -27,11 +28,17 @@ def arrange(window: QMainWindow, docks: Docks, preset: str) -> None:
 
 
 def shape_tabs(window: QMainWindow) -> None:
-    """Give the tabs of stacked docks their shape; Qt makes new bars as docks move."""
-    for bar in window.findChildren(QTabBar):
-        bar.setDocumentMode(True)
-        bar.setExpanding(False)
-        bar.setDrawBase(False)
+    """Give the tabs of stacked docks their shape; Qt makes new bars as docks move.
+
+    A bar is a child of the window, or of the one that holds docks which float together.
+    """
+    children = window.findChildren(QWidget, options=_DIRECT)
+    floating = [child for child in children if child.inherits("QDockWidgetGroupWindow")]
+    for holder in (window, *floating):
+        for bar in holder.findChildren(QTabBar, options=_DIRECT):
+            bar.setDocumentMode(True)
+            bar.setExpanding(False)
+            bar.setDrawBase(False)
 
 
 def _place(

@@ -15,6 +15,7 @@ from gui import home_file, layout
 from gui.commands import Command
 from gui.desk import Desk
 from gui.dock import PanelDock
+from gui.paint_later import PaintLater
 
 log = logging.getLogger(__name__)
 VERSION: Final = 3
@@ -61,6 +62,7 @@ class Layouts(QObject):
         self.locked = bool(session.get("locked", False))
         self.named: dict[str, Snapshot] = _checked(home_file.read(home / NAMED))
         self.ready = False
+        self._painting = PaintLater(window)
         self._undo: list[Snapshot] = []
         self._last: tuple[Any, Snapshot] | None = None
         self._saver = QTimer(self)
@@ -174,6 +176,7 @@ class Layouts(QObject):
 
     def _arrange(self, preset: str) -> None:
         self.now = preset
+        self._painting.hold()
         layout.arrange(self._window, self._docks, preset)
 
     def use(self, name: str) -> None:
@@ -281,6 +284,7 @@ class Layouts(QObject):
         }
 
     def _apply(self, kept: Snapshot) -> None:
+        self._painting.hold()
         panels = kept.get("panels", {})
         for name, state in panels.items() if isinstance(panels, dict) else ():
             if name in self._docks and isinstance(state, dict):

@@ -11,12 +11,14 @@ from collections.abc import Iterable
 from time import perf_counter
 from typing import Final
 
-from PySide6.QtCore import QCoreApplication, QEvent, QObject, QTimer
+from PySide6.QtCore import QObject, Qt, QTimer
 from PySide6.QtWidgets import QWidget
 from shiboken6 import isValid
 
+from gui.paint_later import PaintLater
 from gui.panel import Caption, Restyled, seen
 
+_DIRECT: Final = Qt.FindChildOption.FindDirectChildrenOnly
 PAINT_FIRST_MS: Final = 80
 SLICE_S: Final = 0.003
 """This much of one turn of the loop goes to widgets out of sight."""
@@ -29,6 +31,7 @@ class Restyler(QObject):
         super().__init__(window)
         self._window = window
         self._rest: list[QWidget] = []
+        self._painting = PaintLater(window)
         self._timer = QTimer(self)
         self._timer.timeout.connect(self._step)
 
@@ -42,13 +45,17 @@ class Restyler(QObject):
 
         The window is painted in the next turn of the loop, all of it in the new colours: this one has worked enough.
         """
-        self._window.installEventFilter(self)
-        QTimer.singleShot(0, self, self._paint)
+        self._painting.hold()
         now: list[QWidget] = []
         self._rest = []
-        for widget in [*self._window.findChildren(QWidget), self._window]:
-            (now if seen(widget) else self._rest).append(widget)
-        _polish(now)
+        for top in self._window.findChildren(QWidget, options=_DIRECT):
+            below = [top, *top.findChildren(QWidget)]
+            if not seen(top):  # nor is anything in it, unless it is a window of its own
+                self._rest += below
+                continue
+            for widget in below:
+                (now if seen(widget) else self._rest).append(widget)
+        _polish([*now, self._window])
         self._timer.start(PAINT_FIRST_MS)
 
     def raised(self, top: QWidget) -> None:
@@ -58,18 +65,6 @@ class Restyler(QObject):
             gone = set(now)
             self._rest = [widget for widget in self._rest if widget not in gone]
             _polish(now)
-
-    def eventFilter(self, _watched: QObject, event: QEvent) -> bool:
-        """Keep back the window's painting for this turn of the loop; ``_paint`` asks for it in the next.
-
-        Qt counts it as asked for all the while, so nothing is lost. (It does not survive ``setUpdatesEnabled``: after
-        the second time in a row it never paints again.)
-        """
-        return event.type() is QEvent.Type.UpdateRequest
-
-    def _paint(self) -> None:
-        self._window.removeEventFilter(self)
-        QCoreApplication.postEvent(self._window, QEvent(QEvent.Type.UpdateRequest))
 
     def _step(self) -> None:
         self._timer.setInterval(0)
