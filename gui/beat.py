@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import perf_counter
 
 from PySide6.QtCore import QObject, Qt, QTimer, Signal
 
@@ -30,6 +31,11 @@ class Part:
     def come_and_go(self, front: bool) -> None:
         """Take the news that it was raised or hidden; it has a turn at the next beat."""
         self.front, self.told = front, -1
+
+
+def _now_ms() -> int:
+    """Return the time of the clock on the wall, whose seconds the beat keeps to."""
+    return int(datetime.now(UTC).timestamp() * 1e3)
 
 
 class Beat(QObject):
@@ -85,10 +91,10 @@ class Beat(QObject):
             return
         self._resting = resting
         step = BEAT_MS * RESTS if resting else BEAT_MS
-        self._timer.start(step + 1 - int(time.time() * 1e3) % step)
+        self._timer.start(step + 1 - _now_ms() % step)
 
     def _on_time(self) -> None:
-        number = int(time.time() * 1e3) // BEAT_MS
+        number = _now_ms() // BEAT_MS
         if number // RESTS != self._beats // RESTS:
             self.second.emit()
         self.beat(number)
@@ -119,13 +125,13 @@ class Beat(QObject):
 
     def turn(self) -> None:
         """Let the next part that is in sight have its turn, and further ones while nothing new was told to them."""
-        until = time.perf_counter() + SLICE_S
+        until = perf_counter() + SLICE_S
         while self._due:
             part, news = self._due.popleft(), self._news()
             calm, part.told = part.told == news, news
             if part.in_sight():
                 part.tick()
-                if not calm or time.perf_counter() >= until:
+                if not calm or perf_counter() >= until:
                     break
         if not self._due:
             self._turns.stop()
