@@ -112,11 +112,13 @@ async def recover(engine: TradingEngine) -> None:
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
     """Keep the garbage collector from looking again and again at what is being made to stay."""
+    was = gc.isenabled()  # not in a desk's process (gui.garbage)
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if was:
+            gc.enable()
 
 
 async def _recover(engine: TradingEngine) -> None:

@@ -24,6 +24,7 @@ import platformdirs
 from engine.client import load_remote
 from engine.errors import ConfigError, TradingError
 from gui.arguments import add_arguments
+from gui.garbage import keep_to_this_thread
 
 if TYPE_CHECKING:
     from engine.client import EngineClient
@@ -72,6 +73,7 @@ def run(args: argparse.Namespace, inline: InlineEngine | None = None) -> int:
     token = _token_for(args) if getattr(args, "connect", None) else ""
     with contextlib.ExitStack() as stack:
         home = stack.enter_context(_home(args))
+        gc.disable()  # see gui.garbage
         existing = QApplication.instance()
         app = existing if isinstance(existing, QApplication) else QApplication([sys.argv[0]])
         app.setApplicationName("Volley")
@@ -220,7 +222,7 @@ class _Session:
         self.window.status.ui_lag_ms = self._watch.lag_ms
         if not self.args.inline:
             load_remote()
-        settle_garbage_collection()
+        keep_to_this_thread()
 
     def _watch_loop(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         from gui.main_window import LoopWatch
@@ -416,13 +418,6 @@ class _Session:
                     WRONG_USE  # a wrong configuration: said on stderr by the engine itself
                 )
                 self._ended.set()
-
-
-def settle_garbage_collection() -> None:
-    """Keep the collector from stopping the desk: widgets and modules stay, rows go by reference counting."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from engine.errors import CommandRefused
 from engine.model import tables
 from engine.model.enums import ConnectionState
 from gui.formatting import epoch
+from gui.garbage import collect_if_due
 
 FRAME_MS = 16
 QUIET_MS = 1_000
@@ -295,6 +296,7 @@ class Store(QObject):
         if self._animations:
             now = monotonic()
             self._animations = [step for step in self._animations if step(now)]
+        collect_if_due()
         self.meter.note(interval, (perf_counter() - started) * 1e3)
         if not self._dirty and not self._removed and not self._animations:
             self._timer.stop()

@@ -34,6 +34,7 @@ from gui.beat import Beat, Part
 from gui.commands import CONFIRM, HOLD, Command, Work
 from gui.desk import Desk
 from gui.dock import PanelDock
+from gui.garbage import collect_if_due
 from gui.layouts import PRESETS, Layouts, read_session
 from gui.notifications import Notice
 from gui.panel import Caption, Panel, TablePanel
@@ -104,6 +105,7 @@ class MainWindow(QMainWindow):
         self._beat = Beat(lambda: self.desk.store.news, self)
         self._beat.second.connect(self.desk.store.catch_up)
         self._beat.second.connect(self.desk.second)
+        self._beat.second.connect(collect_if_due)
         self.desk.store.stirred.connect(self._beat.stir)
         self._bars = Part(self._tick_bars, lambda: True, lambda: False)
 

@@ -35,7 +35,7 @@ from PySide6.QtTest import QTest
 from PySide6.QtWidgets import QAbstractButton, QApplication
 
 from engine.client import remote_client
-from gui.app import settle_garbage_collection
+from gui.garbage import keep_to_this_thread
 from gui.main_window import MainWindow
 from gui.panel import TablePanel
 from gui.supervisor import read_token
@@ -300,7 +300,7 @@ async def run(args: argparse.Namespace, directory: Path) -> dict[str, list[float
         window.resize(1600, 1000)
         window.show()
         window.build()
-        settle_garbage_collection()
+        keep_to_this_thread()
         client = window.desk.client = remote_client(
             engine.url.replace("http", "ws"), read_token(home)
         )

@@ -52,7 +52,7 @@ def be_desk(url: str, home: str) -> int:
     from PySide6.QtWidgets import QApplication
 
     from engine.client import remote_client
-    from gui.app import settle_garbage_collection
+    from gui.garbage import keep_to_this_thread
     from gui.main_window import MainWindow
     from tests.bench.desk_rates import StallMeter, percentile
 
@@ -66,7 +66,7 @@ def be_desk(url: str, home: str) -> int:
         window.resize(1280, 800)
         window.show()
         window.build()
-        settle_garbage_collection()
+        keep_to_this_thread()
         client = window.desk.client = remote_client(url, os.environ["VOLLEY_TOKEN"])
         store = window.desk.store
         await client.start(store)
