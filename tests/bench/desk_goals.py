@@ -37,7 +37,7 @@ from PySide6.QtWidgets import QAbstractButton, QApplication, QWidget
 
 from engine.model import tables
 from gui import bridge
-from gui.app import settle_garbage_collection
+from gui.garbage import keep_to_this_thread
 from gui.main_window import MainWindow
 from gui.panel import TablePanel
 from gui.theme import active
@@ -109,7 +109,7 @@ class Bench:
         shown = await waits
         painted.leave()
         await asyncio.sleep(0.7)
-        settle_garbage_collection()
+        keep_to_this_thread()
         return (shown - begun) * 1e3
 
     async def close(self) -> None:
