@@ -13,6 +13,7 @@ from engine import failpoints
 from engine.clock import rfc3339
 from engine.errors import BrokerError, StoreError
 from engine.kill_exits import KillExits
+from engine.kill_latch import CLOSED_OUTSIDE
 from engine.model import tables
 from engine.model.account_state import AccountState
 from engine.model.enums import OrderStatus, OrderType, TimeInForce
@@ -124,13 +125,7 @@ class KillRun:
 
     def _left_to_us(self, orders: list[Order]) -> list[Order]:
         """Return those whose positions no other process closes; alert once if it closes some."""
-        scopes, states = closed_scopes(self._engine), self._engine.fleet.states
-        ours = [
-            order
-            for order in orders
-            if (state := states.get(order.account)) is None
-            or not any(self._desk.in_scope(scope, state, order.symbol) for scope in scopes)
-        ]
+        ours = self._desk.left_to_us(orders)
         if len(ours) < len(orders) and not self._told_outside:
             self._told_outside = True
             tell_closed_outside(self._engine, self._scope)
@@ -410,8 +405,7 @@ def closed_outside(engine: TradingEngine, scope: str) -> bool:
 
 def tell_closed_outside(engine: TradingEngine, scope: str) -> None:
     """Alert that the engine leaves positions to another process: its book does not know what that has closed."""
-    text = f"{scope}: positions were closed outside the engine; close what is left one by one"
-    engine.alert("critical", "KILL_INCOMPLETE", "", text)
+    engine.alert("critical", "KILL_INCOMPLETE", "", f"{scope}: {CLOSED_OUTSIDE}")
 
 
 def as_order(report: ExecutionReport, account: str, now: datetime) -> Order:

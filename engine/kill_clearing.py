@@ -337,6 +337,9 @@ class Clearing:
         doubt = await self._kill.announce(exits) if exits else ""
         for order in exits:
             await self._listener.turn()
+            if not self._kill.stands():  # all that has taken seconds
+                self._refuse("armed again meanwhile: not every position is closed")
+                return
             self._session.submit(order)
             self._outcome.closing.append(order.cl_ord_id)
         await self._wait_closed(left)

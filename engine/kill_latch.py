@@ -30,6 +30,8 @@ from engine.file_lock import try_lock, unlock
 
 FILE: Final = "latch"
 FIRM: Final = "all"
+CLOSED_OUTSIDE: Final = "positions were closed outside the engine; close what is left one by one"
+"""What is said where the engine leaves positions to another process: its book does not know what that has closed."""
 SECTOR: Final = 512
 SECTORS: Final = 64
 SIZE: Final = SECTOR * SECTORS

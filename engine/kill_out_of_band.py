@@ -37,6 +37,8 @@ AT_ONCE: Final = 32
 TURN_WITHIN_S: Final = 20.0
 """How long another process that closes positions is waited for: longer than it waits for its exits to fill."""
 SWEEPS_WITHIN_S: Final = 2 * SWEEP_NS / 1e9
+NOTE_WITHIN_S: Final = 2.0
+"""A disk that has not noted the exits by then is not waited for."""
 _LOOK_EVERY_S: Final = 0.02
 Accounts = tuple[list[Account], dict[str, str]]
 """Those that can be read, and why others cannot (by id)."""
@@ -244,10 +246,13 @@ class OutOfBandKill:
         ]
         if self._outside is not None and self.shared is not None and not self._no_note:
             try:
-                await asyncio.to_thread(self._outside.note, rows)
-                await asyncio.to_thread(self.shared.sync)  # and that positions are closed outside
-            except OSError as error:
-                self._no_note = error.strerror or str(error)
+                async with asyncio.timeout(NOTE_WITHIN_S):
+                    await asyncio.to_thread(self._outside.note, rows)
+                    await asyncio.to_thread(
+                        self.shared.sync
+                    )  # and that positions are closed outside
+            except OSError as error:  # TimeoutError, too: a disk that hangs holds no exit up
+                self._no_note = error.strerror or str(error) or "the disk does not answer"
         await self._no_sweep()
         if not self._no_note:
             return ""

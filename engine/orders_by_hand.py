@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from engine.errors import BrokerError, CommandRefused, StoreError
+from engine.kill_latch import CLOSED_OUTSIDE
 from engine.model import commands as c
 from engine.model import tables
 from engine.model.account_state import AccountState
@@ -390,7 +391,10 @@ class OrdersByHand:
     async def flatten(self, scope: str, command_id: str) -> Result:
         """Cancel a scope's working orders and close its positions."""
         canceled = self.cancel_all(scope)
-        orders = self.exits(scope, command_id)
+        exits = self.exits(scope, command_id)
+        orders = self.left_to_us(exits)
+        if len(orders) < len(exits):
+            self._engine.alert("critical", "KILL_INCOMPLETE", "", f"{scope}: {CLOSED_OUTSIDE}")
         if orders:
             await self.send_by_hand(orders)
         if canceled:
@@ -419,8 +423,22 @@ class OrdersByHand:
             order = self._exit(state, symbol, command_id, leg="rest") if state else None
             if order is not None:
                 exits.append(order)
-        if exits:
+        if exits := self.left_to_us(exits):
             await self.send_by_hand(exits)
+
+    def left_to_us(self, orders: list[Order]) -> list[Order]:
+        """Return those whose positions no other process closes, or has closed since a halt that stands.
+
+        The engine's book knows nothing of what that has sent: an exit of its own could turn a position around.
+        """
+        scopes = [record["scope"] for record in self._engine.shared.halts() if record.get("flat")]
+        states = self._engine.fleet.states
+        return [
+            order
+            for order in orders
+            if (state := states.get(order.account)) is None
+            or not any(self.in_scope(scope, state, order.symbol) for scope in scopes)
+        ]
 
     def in_scope(
         self, scope: str, state: AccountState, symbol: str = "", strategy: str = ""

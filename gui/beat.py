@@ -97,9 +97,12 @@ class Beat(QObject):
         number = _now_ms() // BEAT_MS
         if number // RESTS != self._beats // RESTS:
             self.second.emit()
-        self.beat(number)
-        calm = not self._restless()
-        self._wait(resting=calm)
+        calm = False
+        try:
+            self.beat(number)
+            calm = not self._restless()
+        finally:  # whatever a part has done wrong, the others go on
+            self._wait(resting=calm)
         if calm and self._due:
             self.turn()  # now: the clock and they are painted together
 

@@ -69,10 +69,12 @@ class Restyler(QObject):
     def _step(self) -> None:
         self._timer.setInterval(0)
         until, at = perf_counter() + SLICE_S, 0
-        while at < len(self._rest) and perf_counter() < until:
-            _polish(self._rest[at : at + 1])
-            at += 1
-        del self._rest[:at]
+        try:
+            while at < len(self._rest) and perf_counter() < until:
+                at += 1
+                _polish(self._rest[at - 1 : at])
+        finally:  # one that cannot be polished is not tried for ever
+            del self._rest[:at]
         if not self._rest:
             self._timer.stop()
 

@@ -109,6 +109,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over: its time is the feed's now."""
+        if self._leaving:
+            return  # behind the last request that is answered nothing is heard
         self._reading = self._in_head = False
         self._in_time()
         super().handle_websocket_upgrade()

@@ -155,14 +155,16 @@ async def running(
 def _refuse_missing_secrets(engine: TradingEngine) -> None:
     """Refuse to start where an account that is on names an environment variable that is not set.
 
-    No time makes that right: only a start does. With orders or positions to look after the engine starts all the
-    same, and the account says what it needs: nothing may stand between a crash and those.
+    No time makes that right: only a start does. With orders, positions or an unfinished halt to look after the engine
+    starts all the same, and the account says what it needs: nothing may stand between a crash and those.
 
     Raises:
         ConfigError: names the account, the credential, the variable and what to do.
     """
     accounts = [state.account for state in engine.fleet.states.values()]
     if engine.orders.working() or any(engine.keeper.open_symbols(one.id) for one in accounts):
+        return
+    if any(record["open"] for record in engine.shared.halts()):
         return
     missing = [
         (one.id, name, reference)

@@ -97,9 +97,10 @@ class MongoAudit:
         }
 
     async def _write(self, rows: list[Row]) -> None:
+        # In their order: after a restart it goes on behind the newest row that is there.
         collection = self._database.collection("audit")
         try:
-            await collection.bulk_write([_replace(row) for row in rows], ordered=False)
+            await collection.bulk_write([_replace(row) for row in rows])
         except _UNWRITABLE as error:
             if isinstance(error, BulkWriteError) and (error.details or {}).get(
                 "writeConcernErrors"
@@ -107,7 +108,7 @@ class MongoAudit:
                 raise
             # What MongoDB has no type for, like a very long number, goes there as the text it is in the journal.
             plain = [row | {"facts": orjson.dumps(row["facts"]).decode()} for row in rows]
-            await collection.bulk_write([_replace(row) for row in plain], ordered=False)
+            await collection.bulk_write([_replace(row) for row in plain])
 
 
 def _replace(row: Row) -> ReplaceOne[Any]:

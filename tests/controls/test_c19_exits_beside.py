@@ -22,7 +22,7 @@ from engine.kill_connections import Connections
 from engine.kill_exits import FILE as EXITS
 from engine.kill_exits import KillExits
 from engine.kill_file import KillFile
-from engine.kill_latch import EXITS_NS, FILE, FIRM, SWEPT_NS, KillLatch
+from engine.kill_latch import CLOSED_OUTSIDE, EXITS_NS, FILE, FIRM, SWEPT_NS, KillLatch
 from engine.kill_out_of_band import OutOfBandKill
 from engine.model.enums import OrderStatus, Side
 from engine.simbroker import SimBroker
@@ -523,6 +523,13 @@ async def test_an_exit_that_has_not_left_when_another_process_takes_over_does_no
         await eventually(lambda: exit_.status.terminal)
         assert (exit_.status, exit_.code) == (OrderStatus.DENIED, "HALTED")
         assert "closed outside the engine" in exit_.text
+        assert sells(sim) == [OrderStatus.FILLED]
+        for scope in (FIRM, "account:A-001", "symbol:AAPL"):
+            assert (await w.command("flatten", scope=scope))["orders"] == {}
+            [told] = [
+                alert for alert in w.engine.alerts if alert["text"] == f"{scope}: {CLOSED_OUTSIDE}"
+            ]
+            assert (told["code"], told["severity"]) == ("KILL_INCOMPLETE", "critical")
         assert sells(sim) == [OrderStatus.FILLED]
         await w.command("close_position", account="A-001", symbol="AAPL")
         await eventually(lambda: len(sells(sim)) == 2, what="a person who has looked may close")
