@@ -25,6 +25,7 @@ from engine.kill_file import KillFile
 from engine.kill_latch import CLOSED_OUTSIDE, EXITS_NS, FILE, FIRM, SWEPT_NS, KillLatch
 from engine.kill_out_of_band import OutOfBandKill
 from engine.model.enums import OrderStatus, Side
+from engine.model.order import Order
 from engine.simbroker import SimBroker
 from tests.controls.test_c18_kill_switch import place_elsewhere
 from tests.controls.test_c19_standby import ALL, hanging, ready, requests, resting, url
@@ -218,6 +219,7 @@ async def flattening(
         shared.flattened(act.scope, rfc3339(datetime.now(UTC)))
         kill = OutOfBandKill(Home(w.path), w.engine.config, act, pressed)
         kill.shared = shared
+        kill.stands = lambda: shared.stands(act.scope)
         task = asyncio.create_task(kill.run())
         try:
             yield task
@@ -533,6 +535,26 @@ async def test_an_exit_that_has_not_left_when_another_process_takes_over_does_no
         assert sells(sim) == [OrderStatus.FILLED]
         await w.command("close_position", account="A-001", symbol="AAPL")
         await eventually(lambda: len(sells(sim)) == 2, what="a person who has looked may close")
+
+
+async def test_a_rearm_while_exits_wait_beside_the_engine_sends_none(tmp_path, monkeypatch) -> None:
+    announce = OutOfBandKill.announce
+
+    async def armed_meanwhile(kill: OutOfBandKill, exits: list[Order]) -> str:
+        said = await announce(kill, exits)
+        assert kill.shared is not None
+        kill.shared.lift(FIRM)
+        return said
+
+    async with venue() as sim, world(tmp_path, [alpaca(1, url(sim))]) as w, hanging(w):
+        await w.send(id="held")
+        await eventually(lambda: w.position("A-001") == 1)
+        pressed = latch(w.path, ALL)
+        monkeypatch.setattr(OutOfBandKill, "announce", armed_meanwhile)
+        async with flattening(w, pressed) as task:
+            [outcome] = await task
+        assert "armed again meanwhile" in outcome.error
+        assert sells(sim) == []
 
 
 async def test_a_mark_without_a_time_of_an_earlier_version_keeps_no_exit_by_hand_back(
