@@ -26,8 +26,9 @@ from PySide6.QtWidgets import (
 )
 
 from gui.row_painter import Place, RowPainter
+from gui.table_cells import Index
 from gui.table_header import TableHeader
-from gui.table_model import Index, TableModel
+from gui.table_model import TableModel
 from gui.theme import active
 from gui.words import tr
 

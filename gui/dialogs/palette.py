@@ -19,7 +19,7 @@ from engine.model import tables
 from gui import formatting as fmt
 from gui.commands import Command
 from gui.dialogs.base import Dialog
-from gui.table_model import Index
+from gui.table_cells import Index
 from gui.theme import active
 from gui.words import tr
 

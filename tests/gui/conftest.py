@@ -16,6 +16,8 @@ import qasync
 from PySide6.QtWidgets import QApplication, QWidget
 from pytestqt.qtbot import QtBot
 
+from engine.model import tables
+from gui.bridge import Store
 from gui.formatting import Times
 from gui.main_window import MainWindow
 from gui.theme import active
@@ -67,6 +69,19 @@ async def active_now(window: QWidget) -> None:
     await asyncio.sleep(0.02)
     window.activateWindow()
     await until(window.isActiveWindow)
+
+
+@pytest.fixture
+def store(qtbot: QtBot) -> Iterator[Store]:
+    made = Store()
+    yield made
+    made.deleteLater()
+
+
+def feed(store: Store, *rows: dict[str, Any], removed: tuple[str, ...] = ()) -> None:
+    """Tell the store of orders, and show them."""
+    store.on_batch({tables.ORDERS: list(rows)}, {tables.ORDERS: list(removed)})
+    store.frame()
 
 
 class DeskUnderTest:

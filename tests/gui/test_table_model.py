@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,8 +11,10 @@ from pytestqt.qtbot import QtBot
 from engine.model import tables
 from engine.model.enums import ConnectionState
 from gui.bridge import FRAME_MS, Store
-from gui.table_model import RAW, Column, TableModel
+from gui.table_cells import RAW
+from gui.table_model import Column, TableModel
 from gui.table_view import TableView
+from tests.gui.conftest import feed
 
 COLUMNS = (
     Column("cl_ord_id", "Id", 80),
@@ -28,22 +29,10 @@ def row(key: str, quantity: object = "1", text: str = "") -> dict[str, Any]:
 
 
 @pytest.fixture
-def store(qtbot: QtBot) -> Iterator[Store]:
-    made = Store()
-    yield made
-    made.deleteLater()
-
-
-@pytest.fixture
 def model(store: Store) -> TableModel:
     made = TableModel(COLUMNS, store)
     made.attach(tables.ORDERS)
     return made
-
-
-def feed(store: Store, *rows: dict[str, Any], removed: tuple[str, ...] = ()) -> None:
-    store.on_batch({tables.ORDERS: list(rows)}, {tables.ORDERS: list(removed)})
-    store.frame()
 
 
 def test_rows_come_change_and_go(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +17,7 @@ from gui.dialogs.export import ExportDialog
 from gui.table_filter import Texts, parse
 from gui.table_model import Column, TableModel
 from gui.table_view import TableView
-from tests.gui.conftest import DeskUnderTest, until
+from tests.gui.conftest import DeskUnderTest, feed, until
 
 COLUMNS = (
     Column("cl_ord_id", "Id", 80),
@@ -36,18 +35,6 @@ SORTS: tuple[list[tuple[int, bool]], ...] = (
 def row(number: int, quantity: object = "1") -> dict[str, Any]:
     symbol, side = ("NVDA", "AMD", "AAPL")[number % 3], ("buy", "sell")[number % 5 % 2]
     return {"cl_ord_id": f"k{number:05}", "order_qty": quantity, "symbol": symbol, "side": side}
-
-
-def feed(store: Store, *rows: dict[str, Any], removed: tuple[str, ...] = ()) -> None:
-    store.on_batch({tables.ORDERS: list(rows)}, {tables.ORDERS: list(removed)})
-    store.frame()
-
-
-@pytest.fixture
-def store(qtbot: QtBot) -> Iterator[Store]:
-    made = Store()
-    yield made
-    made.deleteLater()
 
 
 @pytest.fixture

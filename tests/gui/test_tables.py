@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +34,6 @@ COLUMNS = (
 
 def row(key: str, symbol: str, quantity: str, value: str = "0.10") -> dict[str, Any]:
     return {"cl_ord_id": key, "symbol": symbol, "order_qty": quantity, "value": value}
-
-
-@pytest.fixture
-def store(qtbot: QtBot) -> Iterator[Store]:
-    made = Store()
-    yield made
-    made.deleteLater()
 
 
 @pytest.fixture
