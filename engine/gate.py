@@ -88,10 +88,9 @@ class Gate:
             f"broker:{state.broker}",
             f"symbol:{order.symbol}",
         }
-        for record in self._shared.halts():
-            since = record.get("flat")  # earlier versions did not note since when
-            if not isinstance(since, str) or record["scope"] not in scopes:
-                continue
-            if rfc3339(order.created_at) < since:
+        for record in self._shared.flat():
+            since = record["flat"] if record["scope"] in scopes else None
+            # Earlier versions did not note since when.
+            if isinstance(since, str) and rfc3339(order.created_at) < since:
                 return "HALTED", "its position was closed outside the engine"
         return None

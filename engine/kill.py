@@ -389,18 +389,13 @@ class KillRun:
         }
 
 
-def closed_scopes(engine: TradingEngine) -> list[str]:
-    """Return the scopes whose positions another process closes, or has closed since their halts."""
-    return [record["scope"] for record in engine.shared.halts() if record.get("flat")]
-
-
 def closed_outside(engine: TradingEngine, scope: str) -> bool:
     """Say whether all positions of a scope are left to another process."""
     wider = {FIRM, scope}
     kind, _, name = scope.partition(":")
     if kind == "account" and (state := engine.fleet.states.get(name)) is not None:
         wider.add(f"broker:{state.broker}")
-    return not wider.isdisjoint(closed_scopes(engine))
+    return not wider.isdisjoint(record["scope"] for record in engine.shared.flat())
 
 
 def tell_closed_outside(engine: TradingEngine, scope: str) -> None:

@@ -262,6 +262,10 @@ class KillLatch:
         """Return a scope's record."""
         return self._find(scope)[1]
 
+    def flat(self) -> list[Record]:
+        """Return the halts whose positions another process closes, or has closed since."""
+        return [record for record in self.halts() if record.get("flat")]
+
     def stands(self, scope: str) -> bool:
         """Say whether a scope is halted, by its own record or with everything."""
         return any(record["scope"] in {scope, FIRM} for record in self.halts())

@@ -389,7 +389,7 @@ class OrdersByHand:
         engine.send(orders, None, engine.clock.monotonic_ns() + BY_HAND_WITHIN_NS)
 
     async def flatten(self, scope: str, command_id: str) -> Result:
-        """Cancel a scope's working orders and close its positions."""
+        """Cancel a scope's working orders and close its positions, but for those another process closes."""
         canceled = self.cancel_all(scope)
         exits = self.exits(scope, command_id)
         orders = self.left_to_us(exits)
@@ -431,7 +431,7 @@ class OrdersByHand:
 
         The engine's book knows nothing of what that has sent: an exit of its own could turn a position around.
         """
-        scopes = [record["scope"] for record in self._engine.shared.halts() if record.get("flat")]
+        scopes = [record["scope"] for record in self._engine.shared.flat()]
         states = self._engine.fleet.states
         return [
             order
